@@ -167,7 +167,7 @@ def _checked(logprobs: "np.ndarray") -> "np.ndarray":
     scores = np.asarray(logprobs, dtype=np.float64)
     if scores.ndim != 2 or scores.size == 0:
         raise InputError(
-            f"Scores of shape {scores.shape} cannot be calibrated; needed are at least one prompt and one label, "
+            f"Scores of shape {scores.shape} cannot be calibrated. At least one prompt and one label are needed: "
             "[num_prompts, num_labels]."
         )
     if not np.isfinite(scores).all():

@@ -56,13 +56,13 @@ def chat_turns(tokenizer: "PreTrainedTokenizerBase", model: str = "") -> ChatTur
     name = model or tokenizer.name_or_path or "this model"
     if not tokenizer.chat_template:
         raise InputError(
-            f"The base model {name} has no chat template, so nothing can be asked in the style 'chat'. {PLAIN_INSTEAD}"
+            f"The base model {name} has no chat template, so the prompt style 'chat' cannot be used. {PLAIN_INSTEAD}"
         )
     several, single = _rendered(tokenizer, NUM_TURNS, name), _rendered(tokenizer, 1, name)
     begin, *between, opened = several
     answers, nexts = between[::2], between[1::2]
     if single != [begin, opened] or len({*answers}) != 1 or len({*nexts}) != 1 or not begin + opened:
-        raise _broken(name, "what it writes around one turn differs from what it writes around another")
+        raise _broken(name, "what it adds around a turn differs between turns")
     answer, following = answers[0], nexts[0]
     if _rendered(tokenizer, 1, name, asks=False) == single:  # the template does not open the assistant's turn
         opened = answer.rstrip(" ")
@@ -100,7 +100,7 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", turns: int, model: str, *, a
     for message in messages:
         before, separator, rest = rest.partition(message["content"])
         if not separator:
-            raise _broken(model, "it leaves out what is said, or puts it in another order")
+            raise _broken(model, "it leaves out messages, or changes their order")
         parts.append(before)
     return [*parts, rest]
 

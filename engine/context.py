@@ -41,5 +41,5 @@ def within_context(settings: EngineSettings) -> EngineSettings:
     longest = longest_context(settings.model)
     if longest is None or settings.max_model_len <= longest:
         return settings
-    logger.info("%s reads at most %d tokens: max_model_len is that", settings.model, longest)
+    logger.info("%s accepts at most %d tokens, so max_model_len is set to that", settings.model, longest)
     return msgspec.structs.replace(settings, max_model_len=longest)

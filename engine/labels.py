@@ -147,7 +147,7 @@ def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[
         if token not in unwanted and tokenizer.decode([token]).strip():
             yield token
     raise InputError(
-        f"This model's tokenizer has {tokenizer.vocab_size} tokens, too few for a token for each label. Take another "
+        f"This model's tokenizer has {tokenizer.vocab_size} tokens, too few for a token for each label. Use another "
         "base model, or let adapters learn whole words (verbalizer=word)."
     )
 
@@ -171,8 +171,8 @@ def _check_distinct(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> Non
     duplicates = [group for group in by_ids.values() if len(group) > 1]
     if duplicates:
         raise InputError(
-            f"The model cannot tell these label words apart, they are the same tokens: {duplicates}. "
-            "Give each label a word of its own."
+            f"The model cannot distinguish these label words, because they have the same tokens: {duplicates}. Give "
+            "each label a word of its own."
         )
 
 

@@ -36,7 +36,7 @@ class LoadedModel:
     def __reduce__(self) -> str:
         """Raise TypeError, as Python does for objects that cannot be pickled: a copy would contain the model."""
         raise TypeError(
-            "A classifier or engine holds a model, which is neither copied nor pickled. Open one in each process, and "
+            "A classifier or engine holds a model, which cannot be copied or pickled. Open one in each process, and "
             "pass its folder there."
         )
 
@@ -80,8 +80,8 @@ class LoadedModel:
     def _check_open(self) -> None:
         if self._is_inherited:
             raise FourshotError(
-                "This engine was opened in another process, and cannot answer in a fork of it. Open one in each "
-                'process: with multiprocessing, in workers that are started by the method "spawn".'
+                "This engine was opened in another process, and cannot be used in a fork of it. Open one in each "
+                'process: with multiprocessing, in workers started with the method "spawn".'
             )
         if self._model is None:
             raise FourshotError("This classifier or engine is closed. Open another one.")

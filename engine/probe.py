@@ -50,10 +50,10 @@ def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> ProbeR
         expected = _answer_text(probe.labels, probe.probabilities[worst])
         answered = _answer_text(probe.labels, served[worst])
         raise AdapterError(
-            f"{name} does not answer as it did in training: on {int((differences > TOLERANCE).sum())} of "
+            f"{name} does not predict as it did in training: on {int((differences > TOLERANCE).sum())} of "
             f"{len(differences)} texts probabilities differ by more than {TOLERANCE} (one text: {expected} in "
-            f"training, {answered} served). Base or weights may not be those it was trained with. Look at {path}, or "
-            "train it again."
+            f"training, {answered} served). The base or the weights may differ from those in training. Check {path}, "
+            "or train it again."
         )
     return ProbeResult(difference=round(float(differences[worst]), 5), texts=len(differences))
 

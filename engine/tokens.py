@@ -22,8 +22,8 @@ def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
     """
     if is_fake(str(model)):
         raise InputError(
-            f"The fake base model ({model}) has no tokenizer and no weights: it draws and re-labels texts, and cannot "
-            "be trained, served or evaluated. Name another with --model."
+            f"The fake base model ({model}) has no tokenizer and no weights: it generates and annotates texts, and "
+            "cannot be trained, served or evaluated. Name another with --model."
         )
     from transformers import AutoTokenizer
 
@@ -61,7 +61,8 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
             ids = ids[1:]  # the text already contains a begin token, for example from a chat template
         if not ids:
             raise InputError(
-                f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue nothing; give it some text."
+                f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue an empty prompt. Give it "
+                "some text."
             )
         prompts.append(ids)
     return prompts
@@ -75,8 +76,9 @@ def check_lengths(prompts: Sequence[Sequence[int]], extra_tokens: int, max_model
     worst = max(too_long, key=lambda index: len(prompts[index]))
     raise InputError(
         f"{len(too_long)} of {len(prompts)} prompts are too long; the longest is prompt {worst} with "
-        f"{len(prompts[worst])} tokens, plus {extra_tokens} for the answer. Allowed are {max_model_len} tokens in all "
-        f"(max_model_len). Shorten the texts, show fewer shots, or raise max_model_len up to what the model can do."
+        f"{len(prompts[worst])} tokens, plus {extra_tokens} for the answer. At most {max_model_len} tokens are "
+        "allowed in all (max_model_len). Shorten the texts, show fewer shots, or raise max_model_len up to the "
+        "model's limit."
     )
 
 

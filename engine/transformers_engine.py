@@ -240,7 +240,7 @@ class TransformersEngine(LoadedModel):
             key = f"adapter{len(self._adapters)}"
             if not any(Path(adapter.path).glob("adapter_model.*")):  # PEFT would look up the folder on the hub
                 raise AdapterError(
-                    f"The adapter {adapter.path} has no weights (adapter_model.*). Copy it again, whole."
+                    f"The adapter {adapter.path} has no weights (adapter_model.*). Copy it again completely."
                 )
             try:
                 with random_numbers_kept():  # PEFT initialises the weights randomly before it loads them

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 MAX_LABEL_IDS = 128  # vLLM's limit on the length of `logprob_token_ids`
 SCORING_FIELD = "logprob_token_ids"  # of `SamplingParams`; vLLM 0.19, the last release for V100s, has none
 CANNOT_SCORE = (
-    "This build of vLLM cannot read label probabilities: it is older than fourshot's, as the build for V100s is. Only "
-    "training works here. Draw, filter, evaluate and serve on the CPU (make env BUILD=cpu) or on a newer card "
-    "(make env BUILD=gpu); adapters that are trained here work there. See docs/install.md, V100."
+    "This build of vLLM cannot return label probabilities: it is older than fourshot's, as the build for V100s is. "
+    "Only training works here. Generate, filter, evaluate and serve on the CPU (make env BUILD=cpu) or on a newer "
+    "card (make env BUILD=gpu); adapters trained here work there. See docs/install.md, V100."
 )
 
 

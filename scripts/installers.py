@@ -89,7 +89,7 @@ def drop_unfinished(python: Path) -> None:
     """
     for metadata in python.parent.parent.glob("lib/python*/site-packages/*.dist-info"):
         if not (metadata / "INSTALLER").exists():
-            print(f"[env] {metadata.name[: -len('.dist-info')]} was left half installed: once more", flush=True)
+            print(f"[env] {metadata.name[: -len('.dist-info')]} was only half installed: trying again", flush=True)
             shutil.rmtree(metadata)
 
 
@@ -108,7 +108,7 @@ def install(python: Path, *arguments: str, extra_index: str = "") -> bool:
         command += ["--index-strategy", "unsafe-best-match", *arguments]
         if subprocess.run(command, env={**os.environ, **told[1]}, check=False).returncode == 0:
             return True
-        print("[env] uv could not install it; pip tries", flush=True)
+        print("[env] uv could not install it; trying pip", flush=True)
         drop_unfinished(python)
     indexes = ["--extra-index-url", extra_index] if extra_index else []
     return pip(python, "install", "--no-compile", *indexes, *arguments).returncode == 0

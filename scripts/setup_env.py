@@ -62,7 +62,7 @@ def check_driver(build: str) -> None:
     match = re.search(r"CUDA Version: (\d+)\.(\d+)", answer.stdout)
     if match and int(match[1]) < CUDA_OF_BUILD[build]:
         raise SetupError(
-            f"The NVIDIA driver here can do CUDA {match[1]}.{match[2]}, and the {build} build is made for CUDA "
+            f"The NVIDIA driver here supports CUDA {match[1]}.{match[2]}, but the {build} build is made for CUDA "
             f"{CUDA_OF_BUILD[build]}. Update the driver, or make the CPU build: make env BUILD=cpu"
         )
 
@@ -145,12 +145,12 @@ def make_venv(build: str, torch_index: str) -> None:
             return
         if installed:  # it may be in use, and the index may only be unreachable now
             raise SetupError(
-                f"The environment has torch {installed}, wanted is {version}: {problem}\n{torch_advice(build)}"
+                f"The environment has torch {installed}, but {version} is needed: {problem}\n{torch_advice(build)}"
             )
     problems = []
     if VENV.exists() and not STAMP.exists() and any(VENV.iterdir()):
         reason = f"Python {present}, which cannot have torch {version}" if present else "no Python that runs"
-        raise SetupError(f"{VENV} is there, was not made by `make env`, and has {reason}. Move it away, and try again.")
+        raise SetupError(f"{VENV} exists, was not made by `make env`, and has {reason}. Move it away, and try again.")
     for python in candidate_pythons():
         shutil.rmtree(VENV, ignore_errors=True)
         VENV.mkdir(exist_ok=True)
@@ -203,7 +203,7 @@ def install(build: str, dev: bool, torch_index: str) -> None:
     for arguments in (project, ["--no-deps", *without_dependencies]):
         if not installers.install(PYTHON, *arguments, extra_index=torch_index):
             raise SetupError(
-                "pip failed; see above. What it installed is kept. Mend the cause, then `make env` again.",
+                "pip failed; see above. What it installed is kept. Fix the cause, then run `make env` again.",
                 exit_code=1,
             )
     # Compiled here, on all cores, because later users may not have write access.
@@ -233,11 +233,11 @@ def main() -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two concurrent calls, the second waits and finds a finished environment
         stamp = read_stamp()
         if stamp.get("place", str(VENV)) != str(VENV):  # its files contain that path
-            say(f"the environment is that of {stamp['place']}: making one for {VENV}")
+            say(f"the environment belongs to {stamp['place']}: making one for {VENV}")
             shutil.rmtree(VENV)
             stamp = {}
         if stamp.get("build") not in (None, build):
-            say(f"the environment is the {stamp['build']} build, wanted is {build}: making it anew")
+            say(f"the environment is the {stamp['build']} build, but {build} is wanted: making it again")
             shutil.rmtree(VENV)
             stamp = {}
         dev = options.dev or bool(stamp.get("dev"))
@@ -265,5 +265,5 @@ if __name__ == "__main__":
         print(f"[env] {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("\n[env] interrupted; `make env` goes on from here", file=sys.stderr)
+        print("\n[env] interrupted; run `make env` again to resume", file=sys.stderr)
         sys.exit(130)

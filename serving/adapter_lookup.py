@@ -28,7 +28,7 @@ def find_adapter(folder: str | Path) -> Path:
         return (folder / LINK).resolve()
     if find_student(folder):
         raise InputError(
-            f"{folder} is a student, which is no adapter. `fourshot predict` and `fourshot serve` take it as it is."
+            f"{folder} is a student, not an adapter. `fourshot predict` and `fourshot serve` accept it as it is."
         )
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
@@ -41,14 +41,14 @@ def find_adapter(folder: str | Path) -> Path:
     foreign = sorted({path.name for path in folder.rglob("adapter_*") if path.is_file()})
     if not cards and foreign and not (folder / MANIFEST_FILE).exists():
         if run := next((up for up in folder.resolve().parents if (up / MANIFEST_FILE).exists()), None):
-            raise InputError(f"{folder} is a part of the run in {run}, and answers nothing by itself. Name {run}.")
+            raise InputError(f"{folder} is a part of the run in {run}, and cannot be used by itself. Name {run}.")
         raise InputError(
             f"{folder} holds an adapter ({', '.join(foreign)}) and no {CARD_FILE}: another trainer made it, or it was "
-            "copied without its card. Only fourshot's own can be asked: the card says the task, its labels and the "
+            "copied without its card. Only fourshot's own can be used: the card holds the task, its labels and the "
             "prompt that the adapter was trained with. Copy the card too, or train with fourshot."
         )
     if not cards and (students := sorted(str(card.parent) for card in folder.rglob(STUDENT_FILE) if card.is_file())):
-        raise InputError(f"{folder} holds no adapter, and students. Name one of them: {', '.join(students[:5])}.")
+        raise InputError(f"{folder} holds no adapter, but students. Name one of them: {', '.join(students[:5])}.")
     if not cards:
         raise InputError(
             f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "

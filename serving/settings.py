@@ -90,7 +90,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         rank = self.max_lora_rank
         if rank and (rank > LARGEST_RANK or rank != slot_rank(rank)):
             fitting = min(slot_rank(rank), LARGEST_RANK)
-            raise InputError(f"--max-lora-rank {rank}: give a power of two, of 8 to {LARGEST_RANK}, as {fitting}.")
+            raise InputError(
+                f"--max-lora-rank {rank}: give a power of two from 8 to {LARGEST_RANK}, such as {fitting}."
+            )
 
     @property
     def authority(self) -> str:

@@ -50,11 +50,11 @@ def read_comparison(path: Path) -> MeasuredComparison:
     try:
         comparison = msgspec.json.decode(path.read_bytes(), type=MeasuredComparison)
     except msgspec.DecodeError as error:
-        raise InputError(f"{path} is no result of `fourshot compare`: {error}. {HOW_TO_MEASURE}.") from error
+        raise InputError(f"{path} is not a result of `fourshot compare`: {error}. {HOW_TO_MEASURE}.") from error
     if comparison.schema != SCHEMA or not comparison.results:
         raise InputError(
-            f"{path} has schema {comparison.schema} and {len(comparison.results)} scores; needed are schema {SCHEMA} "
-            f"and at least one. {HOW_TO_MEASURE}."
+            f"{path} has schema {comparison.schema} and {len(comparison.results)} scores; schema {SCHEMA} and at "
+            f"least one score are needed. {HOW_TO_MEASURE}."
         )
     return msgspec.structs.replace(comparison, rows=tuple(map(_named_as_now, comparison.rows)))
 
@@ -102,7 +102,9 @@ def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> di
     for comparisons in bases.values():
         seeds = {task: comparison.seeds for task, comparison in comparisons.items()}
         if len(set(seeds.values())) > 1:
-            raise InputError(f"The results do not belong together: seeds is {seeds}. Measure them alike.")
+            raise InputError(
+                f"The results do not belong together: seeds is {seeds}. Measure them with the same settings."
+            )
     return bases
 
 

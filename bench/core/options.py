@@ -106,7 +106,7 @@ class _ListAction(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if getattr(namespace, self.dest, None) is not None:
-            parser.error(f"{option_string} is given twice. Give all of its values behind one")
+            parser.error(f"{option_string} is given twice. Give all of its values after one")
         setattr(namespace, self.dest, [part.strip() for value in values for part in value.split(",")])
 
 

@@ -93,10 +93,10 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}. Give a JSON file that `fourshot bench` wrote."
         ) from error
     except ValueError as error:
-        raise InputError(f"{path} is no JSON file: {error}. Give one that `fourshot bench` wrote.") from error
+        raise InputError(f"{path} is not a JSON file: {error}. Give one that `fourshot bench` wrote.") from error
     if not isinstance(result, dict) or not isinstance(result.get("suite"), str):
         raise InputError(
-            f"{path} is no result of a benchmark: it names no suite. Give a file that `fourshot bench` wrote."
+            f"{path} is not a result of a benchmark: it names no suite. Give a file that `fourshot bench` wrote."
         )
     if suite and result["suite"] != suite:
         raise InputError(f"{path} is a result of the suite {result['suite']!r}; one of {suite!r} is needed.")
@@ -150,14 +150,14 @@ class FinishedPieces:
                 "with other settings" if earlier.keys() == current.keys() else "of another suite, or another version"
             )
             raise InputError(
-                f"{path} holds a measurement {difference} ({examples}). Name another --out, delete "
-                "that file, or give the settings it was begun with to go on with it."
+                f"{path} holds a measurement {difference} ({examples}). Name another --out, delete that file, or give "
+                "the settings it was begun with to continue it."
             )
         self.pieces = {str(line.piece): line.value for line in lines[1:]}
         self._goes_on = True
         show_progress(
-            f"{len(self.pieces.keys() - {HEADER, CONTINUED})} pieces of an earlier call are in {path} and not measured "
-            "again. To measure them anew, delete that file or name another --out."
+            f"{len(self.pieces.keys() - {HEADER, CONTINUED})} pieces of an earlier call are in {path} and not "
+            "measured again. To measure them again, delete that file or name another --out."
         )
 
     def add(self, piece: str, value: Any) -> None:
@@ -183,7 +183,7 @@ class FinishedPieces:
         num_pieces = len(self.pieces.keys() - {HEADER, CONTINUED})
         since = {"pieces": num_pieces, **{name: now.get(name) for name in ("date", *names)}}
         show_progress(
-            f"The pieces before are of commit {earlier.get('commit')}, or of another machine. The result says so."
+            f"The earlier pieces are of commit {earlier.get('commit')}, or of another machine. The result says so."
         )
         self.add(CONTINUED, [*continued, since])
 
@@ -223,7 +223,7 @@ def check_out(path: Path, suite: str) -> None:
         try:
             read_result(path, suite)
         except InputError as error:
-            raise InputError(f"--out would be written over: {error} Or name a file that is not there.") from None
+            raise InputError(f"--out would be overwritten: {error} Or name a new file.") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -256,7 +256,7 @@ def check_data(folder: Path, tasks: Sequence[str]) -> None:
     if missing:
         raise InputError(
             f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
-            "that is named as the task."
+            "that is named after the task."
         )
 
 

@@ -134,7 +134,7 @@ def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[CellPair
             "the two results have no cell with two repeats in common: measure both with the same settings."
         )
     if zeros := [key[0] for key in shared if not all((*earlier[key], *later[key]))]:
-        raise InputError(f"the cell {zeros[0]} has a value of 0, which nothing takes. Measure it again.")
+        raise InputError(f"the cell {zeros[0]} has a value of 0, which is impossible. Measure it again.")
     return [CellPair(*key, list(map(math.log, earlier[key])), list(map(math.log, later[key]))) for key in shared]
 
 
@@ -167,7 +167,7 @@ def _check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
         values = [(result.get("settings") or {}).get(name, result.get(name)) for result in (before, after)]
         if None not in values and values[0] != values[1]:
             raise InputError(
-                f"the results are of another {name.replace('_', ' ')}: {values[0]} and {values[1]}. Give two that were "
+                f"the results differ in {name.replace('_', ' ')}: {values[0]} and {values[1]}. Give two that were "
                 "measured with the same."
             )
 

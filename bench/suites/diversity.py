@@ -130,16 +130,16 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
         fewest, size = min(((recipe, len(texts)) for recipe, texts in texts_of.items()), key=lambda pair: pair[1])
         if size < 2:
             raise ShortRunError(
-                f"{name}, seed {seed}: {fewest} kept {size} texts, and at least 2 are needed to tell how varied they "
-                "are. Ask for more (--per-class)."
+                f"{name}, seed {seed}: {fewest} kept {size} texts, and at least 2 are needed to measure how varied "
+                "they are. Ask for more (--per-class)."
             )
         draw = random.Random(f"{name}/{seed}")
         drawn_real = draw.sample(pool, min(len(pool), size + REAL_TEXTS))
         texts_of[REAL], real = drawn_real[:size], drawn_real[size:]
         if len(real) <= NEIGHBOURS:
             raise InputError(
-                f"{name} has {len(pool)} training texts; more than {size + NEIGHBOURS} are needed: {size} to stand "
-                "beside the synthetic ones, the others to be covered. Give more, or ask for fewer (--per-class)."
+                f"{name} has {len(pool)} training texts; more than {size + NEIGHBOURS} are needed: {size} to compare "
+                "with the synthetic ones, the others to be covered. Give more, or ask for fewer (--per-class)."
             )
         vectors = encoder.encode(real)
         for recipe, texts in texts_of.items():

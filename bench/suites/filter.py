@@ -49,7 +49,9 @@ def train_texts(workload: Workload, number: int) -> list[str]:
     pool = (example.text for examples in workload.train_by_label.values() for example in examples)
     texts = list(dict.fromkeys(text for text in pool if text not in shot_texts))
     if len(texts) < number:
-        raise InputError(f"{workload.task.name} has {len(texts)} train texts, {number} are asked for. Ask for fewer.")
+        raise InputError(
+            f"{workload.task.name} has {len(texts)} train texts, but {number} were asked for. Ask for fewer."
+        )
     random.Random(0).shuffle(texts)
     return texts[:number]
 

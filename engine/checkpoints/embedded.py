@@ -49,9 +49,9 @@ def embedded_model() -> Path:
             return create_once(folder, is_whole, _unpack)
     except OSError as error:
         raise FourshotError(
-            f"The embedded model could not be unpacked into {folder.parent}: {error}. It needs {SPACE_BYTES >> 20} MiB "
-            f"that this user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was "
-            "left."
+            f"The embedded model could not be unpacked into {folder.parent}: {error}. It needs {SPACE_BYTES >> 20} "
+            f"MiB that this user may write. Make room, or set {HOME_VARIABLE} to another folder. No partial files "
+            "were left."
         ) from error
 
 
@@ -119,7 +119,7 @@ def _packaged_gguf() -> Path:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != GGUF_SHA256:
         raise ModelNotFoundError(
-            f"{gguf} is not the file that is expected: got sha256 {digest}, allowed is {GGUF_SHA256} (of "
-            f"{PACKAGE} {PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
+            f"{gguf} is not the expected file: got sha256 {digest}, expected {GGUF_SHA256} (of {PACKAGE} "
+            f"{PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
         )
     return gguf

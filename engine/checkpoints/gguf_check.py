@@ -36,10 +36,10 @@ def check_checkpoint(folder: Path, gguf: Path) -> float:
     chance = math.log(model.config.get_text_config().vocab_size)
     if not nats <= MOST_OF_CHANCE * chance:
         raise ModelNotFoundError(
-            f"{gguf} was read as {type(model).__name__}, but what came of it does not know English: {nats:.1f} nats "
-            f"per token of plain text, where chance is {chance:.1f} and at most {MOST_OF_CHANCE * chance:.1f} is "
-            "allowed. The file is damaged, or transformers reads it wrongly. Use the model's own checkpoint "
-            "(safetensors) instead: a folder or a Hugging Face id."
+            f"{gguf} was read as {type(model).__name__}, but the resulting model does not predict English text: "
+            f"{nats:.1f} nats per token of plain text, where chance is {chance:.1f} and at most "
+            f"{MOST_OF_CHANCE * chance:.1f} is allowed. The file is damaged, or transformers misreads it. Use the "
+            "model's own checkpoint (safetensors) instead: a folder or a Hugging Face id."
         )
     return nats
 

@@ -63,7 +63,7 @@ def gguf_checkpoint(gguf: Path) -> Path:
     """
     with gguf.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise ModelNotFoundError(f"{gguf} is no GGUF file: it does not begin with GGUF. Copy or fetch it again.")
+            raise ModelNotFoundError(f"{gguf} is not a GGUF file: it does not begin with GGUF. Copy or fetch it again.")
     if re.search(r"-\d{5}-of-\d{5}$", gguf.stem):
         raise ModelNotFoundError(f"{gguf} is one part of several. Join them (gguf-split --merge). {ALTERNATIVE}")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", gguf.stem)
@@ -99,7 +99,7 @@ def _make(gguf: Path, folder: Path) -> None:
         free_mib = shutil.disk_usage(folder.parent).free >> 20
         raise FourshotError(
             f"{gguf} could not be converted into {folder}: {error}. {free_mib} MiB are free there. Make room, or set "
-            f"{HOME_VARIABLE} to a folder elsewhere. Nothing half-made was left."
+            f"{HOME_VARIABLE} to another folder. No partial files were left."
         ) from error
 
 
@@ -209,8 +209,7 @@ def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
         if len(target) == len(plain) and torch.allclose(plain / scaled.double(), target, rtol=1e-3):
             return dict(candidate.rope_parameters)
     raise ModelNotFoundError(
-        "The GGUF file scales its positions (rope_freqs.weight) in a way that is none of Llama 3.1's to 3.3's. "
-        f"{ALTERNATIVE}"
+        f"The GGUF file scales its positions (rope_freqs.weight) in another way than Llama 3.1 to 3.3. {ALTERNATIVE}"
     )
 
 
@@ -219,13 +218,13 @@ def _check_all_was_read(gguf: Path, reader: "GGUFReader", model: Any, info: dict
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelNotFoundError(
-            f"{gguf} lacks {len(missing)} of the model's weights, {missing[0]} for one: it is damaged, or transformers "
-            f"does not know what they are called in it. {ALTERNATIVE}"
+            f"{gguf} lacks {len(missing)} of the model's weights, {missing[0]} for example: it is damaged, or "
+            f"transformers does not recognise their names. {ALTERNATIVE}"
         )
     in_file = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
     in_model = sum(weights.numel() for weights in {id(weights): weights for weights in model.parameters()}.values())
     if in_file != in_model:
         raise ModelNotFoundError(
             f"{gguf} holds {in_file:,} weights; transformers reads {in_model:,} of them as {type(model).__name__}. A "
-            f"model that lacks some of its weights writes nonsense. {ALTERNATIVE}"
+            f"model that lacks some of its weights generates nonsense. {ALTERNATIVE}"
         )

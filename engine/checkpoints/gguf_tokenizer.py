@@ -39,7 +39,7 @@ def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase
         _cut_single_digits(tokenizer)
     elif kind == "gpt2" and splitter not in PLAIN and splitter not in GGUF_PRE_TOKENIZER_SPLITS:
         logger.warning(
-            "fourshot: %s cuts texts by rules (%s) that are not known here; GPT-2's are used", gguf, splitter
+            "fourshot: the tokenizer of %s splits texts by unknown rules (%s); GPT-2's are used", gguf, splitter
         )
     if kind == "llama" and value("add_space_prefix") is False:
         _add_no_space(tokenizer)

@@ -81,15 +81,18 @@ def _reason(error: Exception, model: str, revision: str | None) -> str:
     if isinstance(cause, GatedRepoError):
         page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{model}"
         if code == 403:
-            return f"The model {model!r} asks for consent, and your token's account has not given it. See {page}."
+            return (
+                f"The terms of the model {model!r} must be accepted, and your token's account has not done so. See "
+                f"{page}."
+            )
         return (
-            f"The model {model!r} asks for consent. Accept its terms on {page} and set HF_TOKEN, or log in with "
-            "hf auth login."
+            f"The terms of the model {model!r} must be accepted. Accept them on {page} and set HF_TOKEN, or log in "
+            "with hf auth login."
         )
     if isinstance(cause, RevisionNotFoundError):
         return (
-            f"The model {model!r} has no revision {revision!r}. Allowed after the @ are a branch, a tag and a whole "
-            "commit; without it, the main branch is taken."
+            f"The model {model!r} has no revision {revision!r}. Give a branch, a tag or a full commit hash after the "
+            "@. Without one, the main branch is used."
         )
     if isinstance(cause, RepositoryNotFoundError):
         return (
@@ -98,17 +101,17 @@ def _reason(error: Exception, model: str, revision: str | None) -> str:
         )
     if code in (401, 403) and not isinstance(cause, DisabledRepoError):
         return (
-            f"The hub refuses your token for the model {model!r} ({code}). Set HF_TOKEN to a valid one that may read "
+            f"The hub rejects your token for the model {model!r} ({code}). Set HF_TOKEN to a valid one with access to "
             "it, or log in again with hf auth login; for a public model, unset it."
         )
     if isinstance(cause, OfflineModeIsEnabled):
         return f"{absent}, and HF_HUB_OFFLINE is set. {tried} Unset it, or copy the checkpoint folder here."
     if isinstance(cause, OSError) and not isinstance(cause, HTTPError | LocalEntryNotFoundError):
         raise FourshotError(
-            f"The model {model!r} could not be kept: {cause}. Make room, or set HF_HOME to another folder."
+            f"The model {model!r} could not be stored: {cause}. Make room, or set HF_HOME to another folder."
         ) from error
-    reason = f"the hub answered {code}" if code else " ".join(str(cause).split()) or type(cause).__name__
+    reason = f"the hub responded with {code}" if code else " ".join(str(cause).split()) or type(cause).__name__
     return (
-        f"{absent} and could not be fetched: {reason}. {tried} Connect and try again (whole files are kept), or copy "
-        "the checkpoint folder here."
+        f"{absent} and could not be fetched: {reason}. {tried} Connect and try again (complete files are kept), or "
+        "copy the checkpoint folder here."
     )

@@ -35,11 +35,11 @@ def load_base(model: str | Path, **options: Any) -> Any:
     mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
     if missing or mismatched:
         problem = (
-            f"lacks {len(missing)} of its weights" if missing else f"has {len(mismatched)} weights of another shape"
+            f"lacks {len(missing)} of its weights" if missing else f"has {len(mismatched)} weights of the wrong shape"
         )
         raise ModelNotFoundError(
-            f"The base model in {model} {problem}, {(missing or mismatched)[0]} for one: files are missing, or its "
-            "config.json is of another model. Copy or fetch the folder again, or name another model."
+            f"The base model in {model} {problem}, {(missing or mismatched)[0]} for example: files are missing, or "
+            "its config.json belongs to another model. Copy or fetch the folder again, or name another model."
         )
     return base
 
@@ -61,7 +61,9 @@ def load_or_explain(load: Callable[[], T], subject: str, folder: str | Path) -> 
         if "custom code" in message or "trust_remote_code" in message:
             reason = "it brings Python code of its own, which fourshot does not run. Name a model that needs none"
         elif isinstance(error, ImportError):
-            reason = f"its format needs a package that is not here ({message.rstrip('.')}). Name its 16-bit checkpoint"
+            reason = (
+                f"its format needs a package that is not installed ({message.rstrip('.')}). Name its 16-bit checkpoint"
+            )
         else:
             reason = (
                 f"{type(error).__name__}: {message.rstrip('.')}. Its files are damaged, or unknown to transformers "

@@ -72,15 +72,15 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     model, revision = split_revision(name)
     if name.endswith("@"):
         raise ModelNotFoundError(
-            f"{name!r} ends in an @ without a revision, as from a variable that is not set. Give a branch, a tag or a "
-            "commit behind it, or leave the @ out."
+            f"{name!r} ends in an @ without a revision, as if a variable were not set. Give a branch, a tag or a "
+            "commit after it, or leave the @ out."
         )
     if is_gguf(folder):
         return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
     if folder.exists() or is_path(name):
         if folder.is_file():
-            raise ModelNotFoundError(f"{name!r} is a file, and no GGUF file. Name its folder. {HOW_TO_GO_ON}")
-        raise ModelNotFoundError(f"There is no model folder {name!r}, and no GGUF file. {HOW_TO_GO_ON}")
+            raise ModelNotFoundError(f"{name!r} is a file, but not a GGUF file. Name its folder. {HOW_TO_GO_ON}")
+        raise ModelNotFoundError(f"There is no model folder {name!r}, and no such GGUF file. {HOW_TO_GO_ON}")
     snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
     check_folder(snapshot, weights=weights)
     return ResolvedModel(path=str(snapshot), name=model, revision=snapshot.name)
@@ -93,8 +93,8 @@ def resolve_again(name: str, revision: str) -> ResolvedModel:
     """
     if is_content_hash(revision) and name != NAME and not is_fake(name) and not Path(name).expanduser().exists():
         raise ModelNotFoundError(
-            f"The base model was the folder or file {name!r}, and there is none of that name, seen from {Path.cwd()}. "
-            "Say where it is now (--model), or put it back."
+            f"The base model was the folder or file {name!r}, which does not exist, seen from {Path.cwd()}. Give its "
+            "new place (--model), or put it back."
         )
     return resolve_model(at_revision(name, revision))
 
@@ -108,8 +108,8 @@ def refuse_fake(name: str | None, user: str) -> None:
     """Raise InputError if ``name`` is a fake model, for a ``user`` that needs to train. Called before any work."""
     if name is not None and is_fake(name):
         raise InputError(
-            f"{user} cannot use the base model {name!r}: it draws and re-labels texts without weights, so nothing can "
-            f"be trained on it. Only fourshot corpus takes it, with --annotator icl or none. {HOW_TO_GO_ON}"
+            f"{user} cannot use the base model {name!r}: it generates and annotates texts without weights, so nothing "
+            f"can be trained on it. Only fourshot corpus accepts it, with --annotator icl or none. {HOW_TO_GO_ON}"
         )
 
 
@@ -118,8 +118,8 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
     is_loaded = any((folder / name).exists() for name in LOADED)
     if not is_loaded and (base := _base_of_adapter(folder)):
         raise ModelNotFoundError(
-            f"{folder} is an adapter and no base model: its own base is {base!r}. Give that, and classify with the "
-            f"adapter by fourshot predict. {HOW_TO_GO_ON}"
+            f"{folder} is an adapter, not a base model. Its own base is {base!r}. Give that one, and use the adapter "
+            f"with fourshot predict. {HOW_TO_GO_ON}"
         )
     faults = _faults_of_config(folder)
     if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
@@ -146,11 +146,11 @@ def _faults_of_config(folder: Path) -> list[str]:
         return [f"its config.json cannot be read: {error}"]
     faults = []
     if not is_list:
-        faults.append(f"config.json has to have a list of names as architectures, and has {architectures!r}")
+        faults.append(f"architectures in config.json must be a list of names, got {architectures!r}")
     elif config.get("is_encoder_decoder") or not any(name.endswith(CAUSAL_ENDINGS) for name in architectures):
-        faults.append(f"it is no causal language model: config.json says architectures {architectures}")
+        faults.append(f"it is not a causal language model: config.json has the architectures {architectures}")
     if quantization == "bitsandbytes":
-        faults.append("its weights are those of bitsandbytes, which vLLM has no layers for (docs/models.md)")
+        faults.append("its weights are in the format of bitsandbytes, for which vLLM has no layers (docs/models.md)")
     return faults
 
 
@@ -169,7 +169,7 @@ def _tokens_without_a_row(folder: Path) -> list[str]:
         return []  # another kind of tokenizer
     if largest < num_rows:
         return []
-    return [f"its tokenizer has ids up to {largest:,}, and the model rows for {num_rows:,} tokens alone"]
+    return [f"its tokenizer has ids up to {largest:,}, but the model has rows for only {num_rows:,} tokens"]
 
 
 def _base_of_adapter(folder: Path) -> str:
@@ -197,14 +197,14 @@ def _broken_file(file: Path) -> str:
     except (OSError, ValueError) as error:
         return f"its {file.name} cannot be read ({error}): copy or fetch it again"
     if not content or not isinstance(document, dict):
-        return f"its {file.name} has nothing of a tokenizer in it ({len(content):,} bytes): copy or fetch it again"
+        return f"its {file.name} does not contain a tokenizer ({len(content):,} bytes): copy or fetch it again"
     return ""
 
 
 def damage_message(subject: str, faults: Sequence[str]) -> str:
     """Return an error message for faults as returned by `broken_shards`, with a remedy unless the last one has it."""
     message = f"{subject} is damaged: {'; '.join(faults)}."
-    return message if faults[-1].endswith("it again") else f"{message} Copy it again, whole."
+    return message if faults[-1].endswith("it again") else f"{message} Copy it again completely."
 
 
 def tensor_shapes(file: Path) -> Shapes:
@@ -219,8 +219,8 @@ def tensor_shapes(file: Path) -> Shapes:
             return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise ValueError(
-            f"{file.name} is no safetensors file, or not whole ({file.stat().st_size:,} bytes; {error}): copy or fetch "
-            "it again"
+            f"{file.name} is not a safetensors file, or is incomplete ({file.stat().st_size:,} bytes; {error}): copy "
+            "or fetch it again"
         ) from error
     except OSError as error:
         if file.exists() and not os.access(file, os.R_OK):  # safetensors reports that there is no such file
@@ -230,7 +230,7 @@ def tensor_shapes(file: Path) -> Shapes:
 
 def _open_error(file: Path, error: OSError) -> str:
     if file.is_symlink() and not file.exists():
-        return f"{file.name} is a link to {file.readlink()}, which is not there: copy or fetch the file itself"
+        return f"{file.name} is a link to {file.readlink()}, which does not exist: copy or fetch the file itself"
     return f"{file.name} cannot be opened: {error.strerror or error}"
 
 
@@ -254,7 +254,7 @@ def broken_shards(folder: Path) -> list[str]:
             # Since torch 1.6 it is a zip file, whose directory is at the end. In others, only two faults are visible:
             # they are empty, or begin like Git LFS's placeholder for a large file ("version https://git-lfs...").
             if begin in (b"", b"ve") or (begin == b"PK" and not zipfile.is_zipfile(path)):
-                faults.append(f"{path.name} is no pickle of torch, or not whole: copy or fetch it again")
+                faults.append(f"{path.name} is not a pickle of torch, or is incomplete: copy or fetch it again")
         except OSError as error:
             faults.append(_open_error(path, error))
     for index in (folder / name for name in INDICES):
@@ -266,7 +266,7 @@ def broken_shards(folder: Path) -> list[str]:
             faults.append(f"its {index.name} cannot be read: {error}")
             continue
         missing = sorted(name for name in indexed if not (folder / name).exists())
-        faults += [f"{name}, which its index names, is not there" for name in missing]
+        faults += [f"{name}, which its index names, is missing" for name in missing]
     return faults
 
 

@@ -32,10 +32,10 @@ def check_mounted(place: str | Path) -> None:
     """Raise InputError if ``place`` cannot be a path of a file system, for example an address of object storage."""
     if address := _ADDRESS.match(str(place)):
         raise InputError(
-            f"{str(place)!r} is an address ({address[1]}://), and a path of a file system is needed here. Results are "
-            "renamed into place, files grow line by line and folders are locked, which object storage does not do. "
-            "Give a folder; over several machines, one that all of them mount (NFS or the like). Copy from and to "
-            "the storage before and after."
+            f"{str(place)!r} is an address ({address[1]}://), but a path of a file system is needed. Results are "
+            "renamed into place, files grow line by line and folders are locked, which object storage does not "
+            "support. Give a folder; with several machines, one that all of them mount (such as NFS). Copy from and "
+            "to the storage before and after."
         )
     try:
         Path(place).stat()
@@ -135,8 +135,8 @@ def read_made(file: Path, kind: type[T]) -> T:
         return read_json(file, kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunFolderError(
-            f"{file} was changed after it was written, or is of another version: {error}. Put it back, or remove it to "
-            "have it made again."
+            f"{file} was changed after it was written, or is of another version: {error}. Put it back, or remove it "
+            "so that it is made again."
         ) from error
 
 
@@ -282,7 +282,7 @@ def check_lines(file: Path, count: int, finished: int) -> None:
     """Raise RunFolderError if a file of lines has ``count`` complete lines, and more were ``finished``."""
     if count < finished:
         raise RunFolderError(
-            f"{file} has {count} whole lines where {finished} were finished: it was changed after the run wrote it. "
+            f"{file} has {count} complete lines, but {finished} were finished: it was changed after the run wrote it. "
             "Put it back, or start anew in another folder (--out)."
         )
 

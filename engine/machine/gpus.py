@@ -53,8 +53,8 @@ def free_gpu_bytes(names: list[str]) -> int:
         return min(_bytes_in(line, free_bytes()) for line in ask_driver("memory.free", names))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise FourshotError(
-            f"nvidia-smi does not say how much memory is free on GPU {', '.join(names)}: {error}. Check the driver, "
-            "and CUDA_VISIBLE_DEVICES."
+            f"nvidia-smi does not report the free memory of GPU {', '.join(names)}: {error}. Check the driver, and "
+            "CUDA_VISIBLE_DEVICES."
         ) from error
 
 
@@ -98,8 +98,8 @@ def check_gpus(number: int) -> None:
     """Raise InputError if an engine is to be split over ``number`` GPUs and fewer are available."""
     if number > 1 and number > len(names := gpus(os.environ)):
         raise InputError(
-            f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(names)} here that vLLM may "
-            "use. Give at most that, look at CUDA_VISIBLE_DEVICES, or leave the option out."
+            f"{number} GPUs are to share one engine (--gpus-per-engine), but vLLM may use only {len(names)} here. "
+            "Give at most that, check CUDA_VISIBLE_DEVICES, or leave the option out."
         )
 
 
@@ -114,8 +114,8 @@ def torch_device() -> Literal["cpu", "cuda"]:
         return "cuda"
     if torch.version.cuda and gpus(os.environ):
         raise FourshotError(
-            f"There is an NVIDIA GPU here, and torch {torch.__version__}, made for CUDA {torch.version.cuda}, cannot "
-            "use it. Most often the driver is too old: `nvidia-smi` names the CUDA version that it can do. Update it, "
-            "or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU."
+            f"There is an NVIDIA GPU here, but torch {torch.__version__}, made for CUDA {torch.version.cuda}, cannot "
+            "use it. Most often the driver is too old: `nvidia-smi` shows the CUDA version that it supports. Update "
+            "it, or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU."
         )
     return "cpu"

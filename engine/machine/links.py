@@ -21,8 +21,8 @@ def check_links(folder: Path) -> None:
         if error.errno not in NO_LINKS:
             raise
         raise InputError(
-            f"{folder} is on a file system without symbolic links ({error.strerror}), such as exFAT, and one leads to "
-            "what comes of this command. Give a place on another disk (--out), and copy what you need from there."
+            f"{folder} is on a file system without symbolic links ({error.strerror}), such as exFAT, but this command "
+            "makes one to its result. Give a place on another disk (--out), and copy what you need from there."
         ) from error
     link.unlink()
 
@@ -36,8 +36,8 @@ def link_to(link: Path, target: Path) -> None:
     if link.exists() and not link.is_symlink():
         if not _is_copy(link, target):
             raise RunFolderError(
-                f"{link} is there already, and is no link: it was put there by another command, or by a program that "
-                f"follows links when it copies. Remove it if you do not need it, or give another folder (--out)."
+                f"{link} exists already and is not a link: it was made by another command, or by a program that "
+                "follows links when it copies. Remove it if you do not need it, or give another folder (--out)."
             )
         remove_folder(link)
     staged = link.with_name(f".{link.name}")

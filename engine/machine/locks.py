@@ -38,8 +38,8 @@ def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]
         if not was_there:
             file.unlink(missing_ok=True)
         raise InputError(
-            f"{file.parent} is on a file system without locks ({error}), and two processes at once would damage what "
-            "is there. Mount it with locks, or give a place on another disk, such as a local one."
+            f"{file.parent} is on a file system without locks ({error}), so two processes at once would damage its "
+            "content. Mount it with locks, or give a place on another disk, such as a local one."
         ) from error
     try:
         yield
@@ -47,8 +47,8 @@ def held_lock(file: Path, busy: str = "", wait_s: float = 0.0) -> Iterator[None]
         if file.parent.exists():
             raise
         raise RunFolderError(
-            f"{file.parent} was moved or removed while this command worked there. Run it again with the place that the "
-            "folder has now (--out): it goes on."
+            f"{file.parent} was moved or removed while this command worked there. To resume, run it again with the "
+            "folder's new place (--out)."
         ) from error
     finally:
         lock.release()
@@ -76,8 +76,8 @@ def exclusive_update(file: Path) -> Iterator[None]:
     folder = file.expanduser().resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     busy = (
-        f"another process has locked {folder} for more than {PATIENCE_S:g} s, so nothing in it is changed. End it "
-        "(lsof names it), and run the same command again."
+        f"another process has locked {folder} for more than {PATIENCE_S:g} s, so nothing in it is changed. End that "
+        "process (lsof names it), and run the same command again."
     )
     with ExitStack() as held:
         descriptor = os.open(folder, os.O_RDONLY)

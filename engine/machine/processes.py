@@ -47,7 +47,7 @@ class ChildFailure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
         if isinstance(error, FourshotError):
             return cls(kind=type(error).__name__, message=str(error))
         place = f" ({error.filename})" if error.filename else ""
-        remedy = "What was finished is on disk; mend this and run the same command again."
+        remedy = "Finished work is kept. Fix this, then run the same command again."
         return cls(kind="FourshotError", message=f"{error.strerror or error}{place}. {remedy}")
 
     def error(self) -> FourshotError:
@@ -142,8 +142,8 @@ class ChildProcess:
         ending = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
         return FourshotError(
-            f"{subject} {ending}.{hint} Finished work is kept; run the same command again to go on. "
-            f"The end of its log{self._log_place}:\n{self.log_tail()}"
+            f"{subject} {ending}.{hint} Finished work is kept; run the same command again to resume. The end of its "
+            f"log{self._log_place}:\n{self.log_tail()}"
         )
 
     def log_tail(self) -> str:

@@ -19,7 +19,7 @@ SEAM = Seam(
         "vllm.lora.peft_helper:PEFTHelper.from_local_dir",
         "vllm.lora.peft_helper:PEFTHelper.validate_legal(self, lora_config)",
     ),
-    without="What vLLM cannot load is noticed when it is loaded.",
+    without="Adapters that vLLM cannot load are noticed only when they are loaded.",
 )
 
 
@@ -35,6 +35,6 @@ def check_adapter(folder: Path) -> None:
             helper = PEFTHelper.from_local_dir(str(folder), max_position_embeddings=None)
             helper.validate_legal(cast(Any, SimpleNamespace(max_lora_rank=LARGEST_RANK, bias_enabled=False)))
         except (ValueError, OSError) as error:
-            raise AdapterError(f"vLLM would not load the adapter in {folder}: {error}") from error
+            raise AdapterError(f"vLLM cannot load the adapter in {folder}: {error}") from error
     if not (folder / "adapter_model.safetensors").is_file():
         raise AdapterError(f"The adapter in {folder} has no adapter_model.safetensors. Save it as safetensors.")

@@ -41,7 +41,7 @@ class Seam(msgspec.Struct, frozen=True, kw_only=True):
         """Raise FourshotError unless the seam `holds`, for seams that are indispensable."""
         if not self.holds():
             raise FourshotError(
-                f"vLLM {vllm_version()} is not one that this version of fourshot can use ({self.name}: "
+                f"vLLM {vllm_version()} is not supported by this version of fourshot ({self.name}: "
                 f"{'; '.join(faults(self))}). {self.without} Install vLLM {' or '.join(self.written_for)} "
                 "(docs/install.md)."
             )
@@ -54,7 +54,7 @@ def _holds(seam: Seam) -> bool:
         logger.warning("vLLM %s: %s is left out: %s. %s", vllm_version(), seam.name, "; ".join(missing), seam.without)
     elif not vllm_version().startswith(tuple(f"{release}." for release in seam.written_for)):
         logger.warning(
-            "vLLM %s: %s was tried on %s only; all it relies on is there, so it is applied",
+            "vLLM %s: %s was tested with %s only; all that it relies on is present, so it is applied",
             vllm_version(),
             seam.name,
             " and ".join(seam.written_for),
@@ -76,13 +76,13 @@ def _fault(reference: str) -> str:
         for name in filter(None, path.split(".")):
             target = getattr(target, name)
     except (ImportError, AttributeError):
-        return f"{place} is not there"
+        return f"{place} is missing"
     if attribute:
         return "" if attribute in _attributes_set(target) else f"{place} sets no {attribute}"
     if not parenthesis:
         return ""
     has = ", ".join(inspect.signature(target).parameters)
-    return "" if has == parameters else f"{place} takes ({has}) where ({parameters}) is relied on"
+    return "" if has == parameters else f"{place} takes ({has}), expected ({parameters})"
 
 
 def _attributes_set(function: Any) -> set[str]:

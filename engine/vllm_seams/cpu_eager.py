@@ -31,7 +31,10 @@ SEAM = Seam(
         f"{_NORM}.__init__ sets variance_size_override",
         "vllm.v1.sample.sampler:batched_count_greater_than",
     ),
-    without="Engines on the CPU start two seconds later, and what is not compiled takes 4 to 12 % longer.",
+    without=(
+        "Engines on the CPU start two seconds later, and the operations that would not be compiled take 4 to 12 % "
+        "longer."
+    ),
 )
 
 

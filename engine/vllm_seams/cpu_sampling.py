@@ -43,7 +43,7 @@ SEAM = Seam(
         f"{_DRAW}.__init__ sets logprobs_mode",
         f"{_DRAW}.__init__ sets use_fp64_gumbel",
     ),
-    without="Sampling is slower, and a seed draws other texts than with this seam.",
+    without="Sampling is slower, and a seed gives other texts than with this seam.",
 )
 
 

@@ -35,8 +35,8 @@ SEAM = Seam(
         "enable_multiprocessing)",
         "vllm.usage.usage_lib:UsageContext",
     ),
-    without="Memory of an engine that was closed may stay taken until the process ends, and a large GPU takes fewer "
-    "requests a step.",
+    without="Memory of a closed engine may stay allocated until the process ends, and a large GPU takes fewer requests "
+    "per step.",
 )
 RENDEZVOUS = "VLLM_DIST_IDENT"
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while vLLM has replaced it
@@ -68,8 +68,8 @@ def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
         engine = kind.from_engine_args(arguments, **options)
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"vLLM {vllm_version()} does not open the base model {arguments.model}: {_reason(error)} Take another one; "
-            "docs/models.md lists which are tested. If the reason is a size, change the setting that is named."
+            f"vLLM {vllm_version()} cannot load the base model {arguments.model}: {_reason(error)} Use another one; "
+            "docs/models.md lists those that were tested. If the reason is a size, change the setting that it names."
         ) from error
     _open_engines[0] += 1
     _forget_rendezvous()

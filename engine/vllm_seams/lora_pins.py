@@ -28,7 +28,7 @@ SEAM = Seam(
         "vllm.utils.cache:LRUCache.__init__ sets pinned_items",
         "vllm.lora.request:LoRARequest.lora_int_id",
     ),
-    without="With --hot, a step of as many other adapters as there are slots ends the engine.",
+    without="With --hot, a step with as many other adapters as there are slots ends the engine.",
 )
 
 

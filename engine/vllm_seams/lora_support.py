@@ -31,7 +31,7 @@ SEAM = Seam(
         "vllm.model_executor.models.registry:_LazyRegisteredModel.load_model_cls(self)",
         "vllm.model_executor.models.interfaces:supports_lora(model)",
     ),
-    without="A base that takes no adapters is noticed when an engine opens.",
+    without="A base that does not support adapters is noticed only when an engine opens.",
 )
 
 
@@ -44,15 +44,16 @@ def check_lora_support(model: str | Path) -> None:
     architectures = config.get("architectures") or ["an unnamed architecture"]
     if parts := [name for name in PARTS if isinstance(config.get(name), dict)]:
         raise InputError(
-            f"{', '.join(architectures)} ({model}) is a language model within a model of images or sounds: its "
-            f"config.json has {' and '.join(parts)}. No adapter is trained or served on that here. Name a checkpoint "
-            "of its family that reads texts alone (docs/models.md)."
+            f"{', '.join(architectures)} ({model}) is a language model within a multimodal one: its config.json has "
+            f"{' and '.join(parts)}. Adapters for such models are not supported. Name a text-only checkpoint of its "
+            "family (docs/models.md)."
         )
     if not any(takes_adapters(architecture) for architecture in architectures):
         raise InputError(
-            f"vLLM {vllm_version()} serves no LoRA adapters on {', '.join(architectures)} ({model}), so this base is "
-            "neither trained nor served. It answers zero-shot and in context: fourshot compare TASK --methods "
-            "zero_shot,icl. Or take another base; docs/models.md lists which are served."
+            f"vLLM {vllm_version()} does not support LoRA adapters on {', '.join(architectures)} ({model}), so "
+            "adapters for this base can be neither trained nor served. It can classify zero-shot and in context: "
+            "fourshot compare TASK --methods zero_shot,icl. Or use another base; docs/models.md lists those that are "
+            "served."
         )
 
 

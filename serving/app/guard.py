@@ -104,7 +104,7 @@ class Guard:
                 raise RefusalError(
                     429,
                     "too_many_requests",
-                    f"{owner} has {limit} request{'s' if limit > 1 else ''} under way, which is its limit.",
+                    f"{owner} has {limit} request{'s' if limit > 1 else ''} in progress, which is its limit.",
                     1.0,
                 )
             self._busy[client_name] += 1  # before its body is received, which takes memory
@@ -159,7 +159,7 @@ class Guard:
             try:
                 self._keys.refresh()
             except InputError as error:
-                logger.warning("%s; the keys that were known stay in force", error)
+                logger.warning("%s; the keys that were loaded before stay valid", error)
 
     async def _body(self, scope: Scope, receive: Any) -> tuple[Scope, Any, bool]:
         """Receive the body. Return a new ``scope`` and ``receive``, and whether the client has left meanwhile.
@@ -172,7 +172,7 @@ class Guard:
         declared = declared.lstrip(b"0")[:MOST_DIGITS] or b"0"
         if declared.isdigit() and int(declared) > limits.max_body_bytes:
             raise RefusalError(
-                413, "too_large", f"The body has {int(declared)} bytes; at most {limits.max_body_bytes}."
+                413, "too_large", f"The body has {int(declared)} bytes; at most {limits.max_body_bytes} are allowed."
             )
         parts, size = [], 0
         deadline = time.monotonic() + limits.body_timeout_s
@@ -181,7 +181,7 @@ class Guard:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 raise RefusalError(
-                    408, "timeout", f"The body did not come within {limits.body_timeout_s:g} s."
+                    408, "timeout", f"The body did not arrive within {limits.body_timeout_s:g} s."
                 ) from None
             if message["type"] == "http.disconnect":
                 return scope, receive, True
@@ -248,8 +248,8 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
         raise RefusalError(
             415,
             "unknown_encoding",
-            f"The body is packed as {encoding.decode('latin-1')[:50]!r}; gzip and deflate are unpacked here. "
-            "Send one of these, or the body as it is.",
+            f"The body is compressed as {encoding.decode('latin-1')[:50]!r}; gzip and deflate are supported. Send one "
+            "of these, or the body uncompressed.",
         )
     content, members = b"", 0
     # Some libraries send deflate without a zlib header.
@@ -259,13 +259,15 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
         try:
             content += unpacking.decompress(body, most_bytes + 1 - len(content))
         except zlib.error as error:
-            raise RefusalError(400, "bad_encoding", f"The body cannot be unpacked: {error}.") from None
+            raise RefusalError(400, "bad_encoding", f"The body cannot be decompressed: {error}.") from None
         if len(content) > most_bytes:
-            raise RefusalError(413, "too_large", f"The body has more than {most_bytes} bytes when it is unpacked.")
+            raise RefusalError(413, "too_large", f"The body has more than {most_bytes} bytes when it is decompressed.")
         if not unpacking.eof:
-            raise RefusalError(400, "bad_encoding", "The body cannot be unpacked: its end is missing.")
+            raise RefusalError(400, "bad_encoding", "The body cannot be decompressed: its end is missing.")
         if (members := members + 1) > MOST_MEMBERS:
-            raise RefusalError(400, "bad_encoding", f"The body is packed in more than {MOST_MEMBERS} parts. Use one.")
+            raise RefusalError(
+                400, "bad_encoding", f"The body is compressed in more than {MOST_MEMBERS} parts. Use one."
+            )
         body = unpacking.unused_data.lstrip(b"\0")
     return content
 

@@ -29,8 +29,9 @@ def check_host(headers: Iterable[tuple[bytes, bytes]], allowed: Sequence[str]) -
             raise RefusalError(
                 421,
                 "unknown_host",
-                f"{quoted(field)} is no name of this service. Ask for localhost or 127.0.0.1, or start the service "
-                "with --allowed-hosts and this name, without a port: pages of any other site could ask it otherwise.",
+                f"{quoted(field)} is not a name of this service. Use localhost or 127.0.0.1, or start the service "
+                "with --allowed-hosts and this name, without a port. Otherwise, pages of any other site could send "
+                "requests to it.",
             )
 
 
@@ -55,8 +56,8 @@ def names_given(given: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not (name == ANY or NAME.fullmatch(name) or _address(name)):
             raise InputError(
-                f"--allowed-hosts {name}: this is no name of a host. Give names or addresses without scheme, port and "
-                f"path, such as classify.example; {ANY} allows any."
+                f"--allowed-hosts {name}: this is not the name of a host. Give names or addresses without scheme, "
+                f"port and path, such as classify.example; {ANY} allows any."
             )
     return names
 

@@ -32,7 +32,7 @@ logger = logging.getLogger("fourshot.serving")
 MOST_CONCURRENT = 1_000_000  # requests; more is taken for a typing error
 PREFIX = "fs-"
 MOST_TASKS_CHARS = 32 << 10  # of a header that lists a key's tasks
-ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLLM's own routes."
+ALL_TASKS = "Name them, or leave `tasks` out for a key that may use all, and vLLM's own routes."
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -49,7 +49,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def require(self, task: str) -> None:
         """Raise RefusalError if the key is not for ``task``."""
         if not self.may_ask(task):
-            raise RefusalError(403, "forbidden", f"This key may not ask {quoted(task)}.")
+            raise RefusalError(403, "forbidden", f"This key may not use {quoted(task)}.")
 
     def visible(self, listed: TaskList) -> TaskList:
         """Return the part of ``listed`` that the key's holder may see."""
@@ -83,7 +83,7 @@ class Keys:
         if self._file.exists():
             self.refresh()
         if not self._keys:
-            problem = "holds no key" if self._file.exists() else "is not there"
+            problem = "holds no key" if self._file.exists() else "does not exist"
             raise InputError(f"the key file {file} {problem}. Make a key: fourshot keys add {file} --name NAME")
 
     def refresh(self) -> None:
@@ -96,7 +96,7 @@ class Keys:
         except OSError as error:
             raise InputError(f"the key file cannot be read: {error}") from error
         if self._keys and not keys:
-            logger.warning("%s holds no key any more: nobody is let in until it does", self._file)
+            logger.warning("%s holds no key any more: all requests are rejected until it does", self._file)
         self._stamp, self._keys = stamp, keys
 
     def find(self, authorization: str) -> Key | None:
@@ -128,13 +128,13 @@ def read_keys(file: Path) -> tuple[Key, ...]:
         raise InputError(f"{file} is not UTF-8: {error}. Save it as UTF-8; editors ask for the encoding.") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(
-            f"{file} is no key file: {error}. It holds [[key]] tables, each with a name and a sha256."
+            f"{file} is not a key file: {error}. It holds [[key]] tables, each with a name and a sha256."
         ) from error
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}. Name the key file itself.") from error
     for key, table in zip(keys, tables.get("key", ()), strict=True):
         if "tasks" in table and not all(map(str.strip, key.tasks or ("",))):
-            raise InputError(f"{file}: the tasks of the key {key.name!r} are empty. {ALL_TASKS}")
+            raise InputError(f"{file}: the list of tasks of the key {key.name!r} is empty. {ALL_TASKS}")
     names = [key.name for key in keys]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{file} has several keys called {duplicates[0]!r}. Give each a name of its own.")
@@ -155,16 +155,16 @@ def add_key(
     """
     name = name.strip()
     if not name or not name.isprintable():
-        raise InputError("the key has no name, or one of several lines. Give it one (--name), such as whose it is.")
+        raise InputError("the key has no name, or one of several lines. Give it one (--name), such as its owner.")
     if not 0 <= max_concurrent <= MOST_CONCURRENT:
         raise InputError(
-            f"--max-concurrent {max_concurrent}: give 1 to {MOST_CONCURRENT:,}, or leave it out for the limit that the "
-            "service has for each key (serve --max-concurrent). To take a key away: keys remove."
+            f"--max-concurrent {max_concurrent}: give 1 to {MOST_CONCURRENT:,}, or leave it out for the limit that "
+            "the service has for each key (serve --max-concurrent). To revoke a key: keys remove."
         )
     with exclusive_update(file):
         keys = read_keys(file)
         if any(key.name == name for key in keys):
-            raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")
+            raise InputError(f"{file} already has a key called {name!r}. Remove it first, or choose another name.")
         secret = PREFIX + secrets.token_urlsafe(32)
         key = Key(name=name, sha256=hash_key(secret), tasks=tasks, max_concurrent=max_concurrent)
         _write(file, (*keys, key), lambda: show(secret))
@@ -203,4 +203,4 @@ def _keep_mode(staged: Path, file: Path, mode: int) -> None:
     try:
         staged.chmod(mode)
     except PermissionError:
-        logger.warning("%s: its file system does not keep who may read it; before, that was %o", file, mode)
+        logger.warning("%s: its file system does not preserve its permissions, which were %o", file, mode)

@@ -74,7 +74,7 @@ async def _watch(
             raise
         except Exception:  # whatever is in the folder, the service continues with what it has
             if not is_down():
-                logger.exception("the adapters' folder could not be followed; trying again")
+                logger.exception("the adapters' folder could not be scanned; trying again")
 
 
 async def _stop_on_request(service: Service, drain_s: float, tasks: "list[asyncio.Task[None]]") -> None:

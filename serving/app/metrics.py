@@ -29,26 +29,30 @@ class Metrics:
         self.num_in_flight: Counts[str] = Counts()  # texts
         by_task = ("task", "method")
         self.requests = add(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))
-        self.latency = add(Histogram, "latency_seconds", "From arrival to answer.", by_task, buckets=LATENCY_BUCKETS_S)
+        self.latency = add(
+            Histogram, "latency_seconds", "Time from arrival to response.", by_task, buckets=LATENCY_BUCKETS_S
+        )
         self.queue = add(
-            Histogram, "queue_seconds", "From arrival until the model began.", by_task, buckets=LATENCY_BUCKETS_S
+            Histogram, "queue_seconds", "Time from arrival until the model started.", by_task, buckets=LATENCY_BUCKETS_S
         )
-        self.labels = add(Counter, "labels", "Answers by label: drift shows here.", (*by_task, "label"))
-        self.abstained = add(Counter, "abstained", "Texts that got no label, by why.", (*by_task, "reason"))
-        self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of texts that were asked about.", by_task)
-        self.cached_tokens = add(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
+        self.labels = add(Counter, "labels", "Predictions by label; shows drift.", (*by_task, "label"))
+        self.abstained = add(Counter, "abstained", "Texts that got no label, by reason.", (*by_task, "reason"))
+        self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of all texts.", by_task)
+        self.cached_tokens = add(Counter, "cached_tokens", "Of these, tokens found in the prefix cache.", by_task)
         self.written_tokens = add(
-            Counter, "written_tokens", "Tokens of texts that were written, by how these ended.", (*by_task, "finish")
+            Counter, "written_tokens", "Tokens of generated texts, by finish reason.", (*by_task, "finish")
         )
-        self.in_flight = add(Gauge, "in_flight_texts", "Texts that wait or are in the model.", ("task",))
+        self.in_flight = add(Gauge, "in_flight_texts", "Texts that wait or are being computed.", ("task",))
         self.rejected = add(Counter, "rejected", "Requests rejected before the model.", ("reason",))
         self.waiting = add(Gauge, "waiting_texts", "Texts that wait for their turn.")
         self.rate = add(Gauge, "model_tokens_per_second", "Prompt tokens per second while the model was busy.")
-        self.restarts = add(Gauge, "restarts", "How often the server was started again.")
+        self.restarts = add(Gauge, "restarts", "How often the server was restarted.")
         self.tasks = add(Gauge, "tasks", "Tasks that are served.")
-        self.refused = add(Gauge, "refused_adapters", "Things in the adapters' folder that are not served.")
-        self.damaged = add(Gauge, "damaged_adapters", "Tasks that are answered by the copy of what is damaged by now.")
-        self.changes = add(Counter, "adapter_changes", "Tasks that got another version, or went.", ("task",))
+        self.refused = add(Gauge, "refused_adapters", "Entries of the adapters' folder that are not served.")
+        self.damaged = add(
+            Gauge, "damaged_adapters", "Tasks served from the loaded copy because the one in the folder is damaged."
+        )
+        self.changes = add(Counter, "adapter_changes", "Tasks that got another version, or were removed.", ("task",))
         self.loads = add(
             Gauge,
             "adapter_uses",

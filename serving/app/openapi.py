@@ -36,9 +36,9 @@ def _errors(descriptions: Mapping[int, str]) -> dict[int, Any]:
 
 
 GUARDED = {
-    401: "No key, or one that is not known.",
+    401: "No key, or an unknown one.",
     403: "A key that may not do this.",
-    421: "A name in the header Host that the service does not go by.",
+    421: "A name in the header Host that the service does not accept.",
 }
 
 
@@ -57,7 +57,9 @@ def _task_route(name: str, summary: str, result: str, request_type: type, respon
                     "in": "header",
                     "required": False,
                     "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
-                    "description": "Milliseconds within which the answer is wanted: what cannot be met is refused.",
+                    "description": (
+                        "Milliseconds within which the response is needed; a request that cannot meet this is rejected."
+                    ),
                 },
             ],
         },
@@ -69,13 +71,13 @@ def _task_route(name: str, summary: str, result: str, request_type: type, respon
                     "another kind.",
                     **GUARDED,
                     404: "No such task.",
-                    408: "The body did not come in time.",
+                    408: "The body did not arrive in time.",
                     413: "A body beyond the limit.",
-                    415: "A body that is packed in another way than gzip and deflate.",
-                    429: "Too busy, also for the deadline given, or too many requests at a time; Retry-After says when "
-                    "to ask.",
-                    503: "The engine is not up; Retry-After says when to ask again.",
-                    504: "No answer in time, or by the deadline given.",
+                    415: "A body that is compressed in another way than gzip and deflate.",
+                    429: "Too busy, or too busy for the given deadline, or too many requests at a time; Retry-After "
+                    "says when to try again.",
+                    503: "The engine is not ready; Retry-After says when to try again.",
+                    504: "No response in time, or by the given deadline.",
                 }
             ),
         },
@@ -108,7 +110,7 @@ TASKS: dict[str, Any] = {
                 "in": "query",
                 "required": False,
                 "schema": {"type": "string", "enum": ["0", "1"]},
-                "description": "1: with what is refused, and why",
+                "description": "1: also what is not served, and why",
             }
         ]
     },

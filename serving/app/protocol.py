@@ -27,7 +27,7 @@ STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FIRST_CHECK_S = 0.05  # to the first check whether a client has left
 MAX_CHECK_INTERVAL_S = 1.0  # between two such checks
 TLS = b"\x16\x03"  # first bytes of a client that takes the address for https
-NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
+NO_TLS = "The client speaks TLS, the service does not. Use http://, or start it with --vllm --ssl-certfile CERT."
 
 
 class HeaderGate:
@@ -184,7 +184,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         # uvicorn's own message is the same for every fault; the parser's error, being handled now, is specific.
-        fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
+        fault = f"This is not valid HTTP/1.1: {sys.exception() or msg}. Check the Content-Length, too."
         body = RefusalError(400, "bad_request", NO_TLS if self._gate.is_tls else fault).body
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
         self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)

@@ -19,11 +19,11 @@ AnyRequest = TypeVar("AnyRequest", ClassifyRequest, GenerateRequest)
 BOM = b"\xef\xbb\xbf"
 NO_UTF8 = " Send it as UTF-8."
 HINTS = {  # by the first two bytes of a body that is not JSON
-    b"\x1f\x8b": " It looks packed: say so with Content-Encoding: gzip.",
+    b"\x1f\x8b": " It looks compressed: declare it with Content-Encoding: gzip.",
     b"\xff\xfe": NO_UTF8,
     b"\xfe\xff": NO_UTF8,
     b"{\0": NO_UTF8,
-    b"--": " It looks like a form of several parts; send JSON.",
+    b"--": " It looks like a multipart form; send JSON.",
     b"'{": ' A shell has left its quotes in it; on Windows, put " around the body and \\" inside.',
     b'"{': " It is JSON twice over: send the object, not a string that holds it.",
     b'"\\': " It is JSON twice over: send the object, not a string that holds it.",
@@ -66,7 +66,9 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
         raise RefusalError(400, "no_text", f"There is nothing to {verb}: input is an empty list.")
     if len(texts) > limits.max_texts:
         raise RefusalError(
-            400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
+            400,
+            "too_many_texts",
+            f"{len(texts)} texts in one request; at most {limits.max_texts} are allowed. Send several requests.",
         )
     blank = [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]
     if blank:
@@ -76,7 +78,9 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
     too_long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
     if too_long:
         raise RefusalError(
-            400, "too_long", f"The texts at {too_long[:5]} have more than {limits.max_text_chars} characters. Cut them."
+            400,
+            "too_long",
+            f"The texts at {too_long[:5]} have more than {limits.max_text_chars} characters. Shorten them.",
         )
     return request
 
@@ -107,6 +111,7 @@ def deadline_s(headers: Iterable[tuple[bytes, bytes]]) -> float:
         raise RefusalError(
             400,
             "bad_deadline",
-            f"{DEADLINE}: {value[:20].decode('latin-1')!r} is no number of milliseconds. Give a whole number from 1.",
+            f"{DEADLINE}: {value[:20].decode('latin-1')!r} is not a number of milliseconds. Give a whole number of at "
+            "least 1.",
         )
     return int(value) / 1000

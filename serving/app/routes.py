@@ -124,7 +124,7 @@ async def _tasks(request: Request) -> Response:
     key: Key | None = request.scope.get(ACCESS)
     flag = request.query_params.get("all", "0")
     if flag not in ("0", "1"):
-        raise RefusalError(400, "bad_request", f"all={flag!r}: 1 lists what is refused, too; 0 does not.")
+        raise RefusalError(400, "bad_request", f"all={flag!r}: 1 also lists what is not served; 0 does not.")
     listed = service.tasks(flag == "1")
     return Response(encode(key.visible(listed) if key else listed), media_type=JSON)
 

@@ -128,9 +128,9 @@ class Service:
             if not limit.expired():  # raised by the model's code, not by `limit`
                 raise
             code = 504
-            whose = f"as {DEADLINE} asks" if caller.deadline_s < self._limits.timeout_s else "the limit here"
+            whose = f"as {DEADLINE} requires" if caller.deadline_s < self._limits.timeout_s else "the limit here"
             raise RefusalError(
-                504, "timeout", f"There was no answer within {within_s:g} s, {whose}. Send fewer texts at once.", 1.0
+                504, "timeout", f"There was no response within {within_s:g} s, {whose}. Send fewer texts at once.", 1.0
             ) from None
         finally:
             self._answering -= 1
@@ -250,8 +250,10 @@ def _of_kind(versions: Sequence[Version], task: str, *, generates_text: bool) ->
     if matching:
         return matching
     if generates_text:
-        raise RefusalError(400, "has_labels", f"{task} has labels, and writes nothing: ask POST /v1/classify/{task}.")
-    raise RefusalError(400, WRITES, f"{task} has no labels, and writes texts: ask POST /v1/generate/{task}.")
+        raise RefusalError(
+            400, "has_labels", f"{task} has labels, and generates no texts: use POST /v1/classify/{task}."
+        )
+    raise RefusalError(400, WRITES, f"{task} has no labels, and generates texts: use POST /v1/generate/{task}.")
 
 
 def _chosen(versions: Sequence[Version], method: Method) -> Version:
@@ -261,11 +263,11 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
             return version
     name = versions[0].name or versions[0].task.name
     methods = [offered for version in versions for offered in version.methods]
-    no_examples = "holds no examples that a prompt has room for"
+    no_examples = "has no examples that fit into a prompt"
     if {*methods} == {"student"}:
         no_examples = "is a student, which has no prompt that could show examples"
     reasons = {"adapter": "has no adapter", "student": "has no student", "icl": no_examples}
-    message = f"{name} {reasons[method]}; it answers with {' or '.join(methods)}."
+    message = f"{name} {reasons[method]}; it can be used with {' or '.join(methods)}."
     raise RefusalError(400, f"no_{method}", message)
 
 

@@ -17,18 +17,18 @@ def read_address(url: str | httpx.URL) -> httpx.URL:
     url = str(url).strip()
     shown = repr(without_password(url))
     if re.match(r"[\w.-]+(?::\d+)?(?:/|$)|\[[\da-f:]+\]", url, re.IGNORECASE):
-        raise InputError(f"{shown} is no address of a service: http:// or https:// is missing. {EXAMPLE}")
+        raise InputError(f"{shown} is not an address of a service: http:// or https:// is missing. {EXAMPLE}")
     try:
         address = httpx.URL(url)
         address.raw_host.decode("ascii").encode("idna")  # as for the socket
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise InputError(f"{shown} is no address: {str(error).removesuffix('.')}. {EXAMPLE}") from None
+        raise InputError(f"{shown} is not an address: {str(error).removesuffix('.')}. {EXAMPLE}") from None
     is_port = address.port is None or 0 < address.port <= MOST_PORT
     is_host = bool(address.host) and not re.search(r"\s|%20", address.host)
     if address.scheme not in ("http", "https") or not is_host or not is_port:
-        raise InputError(f"{shown} is no address of a service. {EXAMPLE}")
+        raise InputError(f"{shown} is not an address of a service. {EXAMPLE}")
     if address.query:
-        raise InputError(f"{shown} has a query, which no request to a service keeps. Leave out what follows '?'.")
+        raise InputError(f"{shown} has a query, which requests to a service do not keep. Leave out what follows '?'.")
     return address.copy_with(fragment=None)
 
 
@@ -47,18 +47,18 @@ def redirect_hint(answer: httpx.Response) -> str:
     """Return a hint if ``answer`` is a redirect; else "". None is followed: a body is only sent where the user said."""
     if not answer.is_redirect:
         return ""
-    return f" It leads to {answer.headers['Location'][:200]}, which is not followed: give that address if it is right."
+    return f" It redirects to {answer.headers['Location'][:200]}, which is not followed. Give that one if it is right."
 
 
 def remedy(error: httpx.RequestError, url: str) -> str:
     """Return what to do after a connection error."""
     message = str(error)
     if "WRONG_VERSION_NUMBER" in message or "record layer failure" in message:
-        return "What answers there speaks no TLS: give the address with http://."
+        return "The server there does not speak TLS: give the address with http://."
     if "CERTIFICATE_VERIFY_FAILED" in message:
         return (
-            "Its certificate is not trusted here. Name the file of who signed it in SSL_CERT_FILE"
-            f"{'' if os.environ.get('SSL_CERT_FILE') else ', which is not set'}."
+            "Its certificate is not trusted here. Name the file of its issuer's certificate in "
+            f"SSL_CERT_FILE{'' if os.environ.get('SSL_CERT_FILE') else ', which is not set'}."
         )
     if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http:"):
         return "Something listens there. If it speaks TLS, give the address with https://."

@@ -116,13 +116,13 @@ def as_service_error(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None
         yield
     except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
         raise ServiceError(
-            f"{url} has not answered in time{_tries(retrying)}: {str(error) or type(error).__name__}. Send fewer texts "
+            f"{url} did not respond in time{_tries(retrying)}: {str(error) or type(error).__name__}. Send fewer texts "
             "at once, or wait longer (timeout_s).",
             kind="timeout",
         ) from error
     except httpx.DecodingError as error:
         raise ServiceError(
-            f"{url} answered with a body that cannot be unpacked ({error}). Look at what stands before the service.",
+            f"{url} answered with a body that cannot be decompressed ({error}). Check the proxy in front of it.",
             kind="strange_answer",
         ) from error
     except httpx.RequestError as error:
@@ -136,7 +136,7 @@ def read(call: ApiCall[Answer], response: httpx.Response, retrying: tenacity.Bas
     """Parse the last attempt's response. Raises `ServiceError`, and `RequestError` for a 4xx that is not retried."""
     code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
-    strange += f", and not as a fourshot service does. Is this its address?{address_hint(url)}{redirect_hint(response)}"
+    strange += f", but not as a fourshot service does. Is this its address?{address_hint(url)}{redirect_hint(response)}"
     if response.is_success:
         try:
             answer: Any = msgspec.json.decode(response.content, type=call.answer)
@@ -220,11 +220,11 @@ def _post(
     route: str, task: str, request: ClassifyRequest | GenerateRequest, answer: type[Answer], first: int
 ) -> ApiCall[Answer]:
     if not task or not isinstance(task, str):
-        raise InputError(f"there is no task to ask{f': {task!r:.60} is no name' if task else ''}. Give its name.")
+        raise InputError(f"no task is given{f': {task!r:.60} is not a name' if task else ''}. Give its name.")
     try:
         quoted = quote(task, safe="")
     except UnicodeEncodeError as error:
-        raise InputError(f"the task's name {task!r} has characters that are no Unicode: {error}.") from None
+        raise InputError(f"the task's name {task!r} has characters that are not Unicode: {error}.") from None
     # "." and ".." would be removed from the path on the way, like names of folders.
     path = f"/v1/{route}/{quoted.replace('.', '%2E') if task in ('.', '..') else quoted}"
     body = _encoded(request)
@@ -235,9 +235,9 @@ def _encoded(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError as error:
-        raise InputError(f"a text has characters that are no Unicode: {error}. Decode it as UTF-8 first.") from None
+        raise InputError(f"a text has characters that are not Unicode: {error}. Decode it as UTF-8 first.") from None
     except TypeError as error:
-        raise InputError(f"a field of an input is no string: {error}. Give strings.") from None
+        raise InputError(f"a field of an input is not a string: {error}. Give strings.") from None
 
 
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
@@ -266,11 +266,11 @@ def http_options(
     key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
     if NO_KEY.search(key):
         raise InputError(
-            "the key has characters that no key has. Give it as it was shown, without quotes and without the word "
-            f"Bearer, or set {KEY_VARIABLE}."
+            "the key has characters that do not occur in keys. Give it as it was shown, without quotes and without "
+            f"the word Bearer, or set {KEY_VARIABLE}."
         )
     if key and address.userinfo:
-        raise InputError(f"{url} has a password, and there is a key, too (or {KEY_VARIABLE}). Leave one of them out.")
+        raise InputError(f"{url} has a password, but a key is given, too (or {KEY_VARIABLE}). Leave one of them out.")
     proxy = proxy_for(address)
     # The service need not work for a client that waits no longer.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}

@@ -197,7 +197,7 @@ class AsyncClient:
 
     async def _ask_all(self, calls: Sequence[ApiCall[Answer]], concurrency: int) -> list[Answer]:
         if concurrency < 1:
-            raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
+            raise InputError(f"concurrency is {concurrency}; at least 1 request must be in progress.")
         pace = Pace(concurrency)
         return await all_or_none(self._ask(call, pace) for call in calls)
 

@@ -190,7 +190,7 @@ class LocalClassifier:
     def __reduce__(self) -> str:
         """Raises TypeError: see `engine.loaded.LoadedModel`."""
         raise TypeError(
-            "A classifier holds a model, which is neither copied nor pickled. Open one in each process: "
+            "A classifier holds a model, which cannot be copied or pickled. Open one in each process: "
             "fourshot.Classifier(FOLDER)."
         )
 
@@ -225,7 +225,7 @@ class LocalStudent(LocalClassifier):
         return student_left_out(self.card.task, text, self._max_tokens, self._student.read_chars)
 
     def explain(self, texts: Iterable[Given], on_event: OnEvent = ignore) -> list[Explanation]:
-        raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")
+        raise InputError("a student has no prompt that could explain its answer. Use the adapter that taught it.")
 
     def close(self) -> None:
         """Do nothing: only memory of this process is held."""

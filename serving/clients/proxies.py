@@ -42,13 +42,13 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
     proxy_url, name = proxies[scheme].strip(), f"{scheme}_proxy"
     proxy_url = proxy_url if "://" in proxy_url else f"http://{proxy_url}"
     variable = name if os.environ.get(name) else name.upper()
-    leave = f"Change {variable}, or name {address.host} in NO_PROXY to ask it directly."
+    leave = f"Change {variable}, or name {address.host} in NO_PROXY to connect to it directly."
     try:
         proxy = httpx.Proxy(proxy_url)
     except (ValueError, httpx.InvalidURL) as error:
-        raise InputError(f"{variable} names no proxy that can be used: {error}. {leave}") from None
+        raise InputError(f"{variable} does not name a usable proxy: {error}. {leave}") from None
     if not proxy.url.host:
-        raise InputError(f"{variable} names no proxy: it has no host. {leave}")
+        raise InputError(f"{variable} does not name a proxy: it has no host. {leave}")
     if proxy.url.scheme.startswith("socks") and find_spec("socksio") is None:
         raise InputError(f"{variable} names a SOCKS proxy, which needs a package: pip install 'httpx[socks]'. {leave}")
     return ProxyInUse(variable=variable, url=proxy_url, proxy=proxy)

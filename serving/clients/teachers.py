@@ -63,39 +63,39 @@ def find_teacher(
     """
     if str(by).startswith(("http://", "https://")):
         if task is None:
-            raise InputError("A service (--by ADDRESS) is asked about a task: name one in place of the run.")
+            raise InputError("A service (--by ADDRESS) needs a task: name one in place of the run.")
         if remote:
             return _remote(str(by), task, remote, model, key, ray)
-        _check_alone(model, ray, f"a service answers at {without_password(str(by))}")
+        _check_alone(model, ray, f"a service annotates at {without_password(str(by))}")
         return _service(str(by), task, key)
     folder = Path(by)
     if remote:
         raise InputError(
-            f"--teacher-model is for an address, and {by} is none: one begins with http:// or https://. Correct it, or "
-            "leave --teacher-model out where that is a folder."
+            f"--teacher-model is for an address, but {by} is not one: addresses begin with http:// or https://. "
+            "Correct it, or leave --teacher-model out if that is a folder."
         )
     if key is not None:
-        raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
+        raise InputError(f"--key is for a service, but {by} is a folder. Leave it out.")
     if student := find_student(folder):
         annotator = _student(student, model, ray)
     elif (folder / SHOTS_FILE).is_file():
         if model is not None:
-            raise InputError(f"--model is for an adapter; the run {by} knows its base model. Leave it out.")
+            raise InputError(f"--model is for an adapter; the run {by} has its own base model. Leave it out.")
         annotator = annotator_of_run(open_run(folder), ray)
     else:
         annotator = engine_annotator(teacher_of_adapter(find_adapter(folder), model), ray)
     if task and annotator.task.label_names != task.label_names:
         raise InputError(
-            f"{by} tells apart {shorten(annotator.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
-            f"{shorten(task.label_names, MOST_NAMED)}. Name one of the same labels, in the same order."
+            f"{by} distinguishes {shorten(annotator.task.label_names, MOST_NAMED)}; the task {task.name} has the "
+            f"labels {shorten(task.label_names, MOST_NAMED)}. Name one with the same labels, in the same order."
         )
     return annotator
 
 
 def _remote(url: str, task: Task, remote: RemoteModel, model: str | None, key: str | None, ray: str) -> NamedAnnotator:
-    _check_alone(model, ray, f"{remote.model} answers at {without_password(url)}")
+    _check_alone(model, ray, f"{remote.model} annotates at {without_password(url)}")
     if key is not None:
-        raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
+        raise InputError(f"A teacher's key is set in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
     run = remote.run
     shots = TaskData(task, needs_test=False).shots(run)
     form = PromptFormat(max_text_words=run.max_text_words, long_texts=run.long_texts)
@@ -113,7 +113,7 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedAnnotator:
     if model is not None:
         raise InputError(f"{folder} is a student, which needs no base model. Leave --model out.")
     if ray:
-        raise InputError(f"{folder} is a student, which reads on this machine alone. Leave --ray out.")
+        raise InputError(f"{folder} is a student, which runs on this machine only. Leave --ray out.")
     card = load_student_card(folder)
     check_unchanged(folder, card.files)
 
@@ -142,10 +142,10 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
         served = next((info for info in client.tasks().tasks if info.task == task.name), None)
     shown = without_password(url)
     if served is None:
-        raise InputError(f"{shown} serves no task {task.name!r}. Ask it what it serves: GET {shown}/v1/tasks.")
+        raise InputError(f"{shown} serves no task {task.name!r}. GET {shown}/v1/tasks lists what it serves.")
     if tuple(served.labels) != task.label_names:
         raise InputError(
-            f"{shown} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
+            f"{shown} serves {task.name} with the labels {', '.join(served.labels)}; the task here has the labels "
             f"{shorten(task.label_names, MOST_NAMED)}."
         )
 
@@ -154,7 +154,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
             with Client(url, key) as client:
                 answers = _classified(client, task.name, served.adapter, texts)
             if len(texts) >= FEW and all(answer.fault for answer in answers):
-                raise ServiceError(f"{shown} reads none of {len(texts)} texts: {answers[0].fault}")
+                raise ServiceError(f"{shown} annotated none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
         return _part_by_part(ask)
@@ -179,8 +179,8 @@ def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str])
             if answer.adapter != adapter:
                 now, before = (name or "the model in context" for name in (answer.adapter, adapter))
                 raise ServiceError(
-                    f"{task} is answered by {now} now, and was by {before}: one table is of one annotator. Where "
-                    "`fourshot adapters pin` has that answer again, the same command goes on; else begin another table."
+                    f"{task} is now served by {now}, and was by {before}. A table needs one annotator. Pin the "
+                    "earlier one (`fourshot adapters pin`) and repeat the command, or begin another table."
                 )
             return [_annotation(list(result.probabilities.values()), result.cut_words) for result in answer.results]
     half = len(texts) // 2
@@ -194,7 +194,7 @@ def _hinted() -> Iterator[None]:
         yield
     except ServiceError as error:
         if error.kind == "strange_answer":
-            error.args = (f"{error} Of an OpenAI-compatible endpoint, name a model (--teacher-model).",)
+            error.args = (f"{error} For an OpenAI-compatible endpoint, name a model (--teacher-model).",)
         raise
 
 

@@ -32,7 +32,7 @@ def find_writer(
     """
     if str(by).startswith(("http://", "https://")):
         if task is None:
-            raise InputError("An address (--by or --teacher) is asked about a task: name one.")
+            raise InputError("An address (--by or --teacher) needs a task: name one.")
         if teacher_model:
             from fourshot.serving.clients.remote.writer import remote_writer
 
@@ -41,14 +41,14 @@ def find_writer(
     for option, value in (("--teacher-model", teacher_model), ("--key", key)):
         if value is not None:
             raise InputError(
-                f"{option} is for an address, and {by} is none: one begins with http:// or https://. Correct it, or "
-                f"leave {option} out where that is a folder."
+                f"{option} is for an address, but {by} is not one: addresses begin with http:// or https://. Correct "
+                f"it, or leave {option} out if that is a folder."
             )
     folder = find_student(by)
     if folder is None or not is_text_student(folder):
         raise InputError(
-            f"{by} is no student that writes, which a text generation task needs. Give the folder of one, or of the "
-            "distillation that made it, or the address of a service."
+            f"{by} is not a student that generates texts, which a text generation task needs. Give the folder of one, "
+            "or of the distillation that made it, or the address of a service."
         )
     card = load_text_student_card(folder)
     check_unchanged(folder, card.files)
@@ -91,7 +91,7 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
     shown = without_password(url)
     if served is None or not served.kind:
         raise InputError(
-            f"{shown} serves no text generation task {task.name!r}. Ask it what it serves: GET {shown}/v1/tasks."
+            f"{shown} serves no text generation task {task.name!r}. GET {shown}/v1/tasks lists what it serves."
         )
 
     def write(log: Path, on_event: OnEvent) -> Write:

@@ -86,23 +86,23 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     for origin in settings.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             raise InputError(
-                f"--cors-origin {origin}: this is no origin. Give scheme, host and port of a site as browsers send "
-                "them, without a path or a slash at the end: https://app.example or http://localhost:3000."
+                f"--cors-origin {origin}: this is not an origin. Give scheme, host and port of a site as browsers "
+                "send them, without a path or a slash at the end: https://app.example or http://localhost:3000."
             )
     check_order(settings.vllm_arguments)
     check_tls(settings.vllm_arguments)
     if "--ssl-certfile" in _options_in(settings.vllm_arguments) and (replicas > 1 or ray):
         raise InputError(
-            "--replicas and --ray answer over http: their router has no TLS. Put a proxy that speaks TLS before it, or "
-            "leave --ssl-certfile and --ssl-keyfile to a single server."
+            "--replicas and --ray serve over http only: their router has no TLS. Put a proxy that speaks TLS in "
+            "front of it, or use --ssl-certfile and --ssl-keyfile with a single server."
         )
     if replicas < 1:
         raise InputError(f"--replicas {replicas}: give at least 1.")
     settings, fitted, contents = complete(settings, 1 if ray else replicas)
     if fitted and len(settings.hot) >= settings.max_loras:
         raise InputError(
-            f"--hot names {len(settings.hot)} tasks and there are {settings.max_loras} slots; the other tasks, and new "
-            "versions, need at least one. Raise --max-loras."
+            f"--hot names {len(settings.hot)} tasks, but there are {settings.max_loras} slots; the other tasks, and "
+            "new versions, need at least one. Raise --max-loras."
         )
     listening = listen(settings.host, settings.port)
     address, port, *_ = listening.getsockname()
@@ -122,7 +122,7 @@ def check_order(words: Sequence[str]) -> None:
     names = {f"--{name.replace('_', '-')}" for name in own}
     if misplaced := [name for name in (word.partition("=")[0] for word in words) if name in names]:
         raise InputError(
-            f"{', '.join(misplaced)}: what stands behind --vllm is for vLLM's server alone. Give it before --vllm."
+            f"{', '.join(misplaced)}: what follows --vllm is for vLLM's server only. Give it before --vllm."
         )
 
 
@@ -150,7 +150,7 @@ def bare_host(host: str) -> str:
     """Return ``host`` as a socket takes it: without the brackets of an IPv6 address. Raises InputError if empty."""
     host = host.strip()
     if not host:
-        raise InputError("--host is empty, which would be every address. Give 127.0.0.1, or 0.0.0.0 or :: for all.")
+        raise InputError("--host is empty, which would mean every address. Give 127.0.0.1, or 0.0.0.0 or :: for all.")
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 

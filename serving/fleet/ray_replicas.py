@@ -66,14 +66,14 @@ class RayReplicas:
                 addresses.append(str(self._ray.get(call)) if call in ended else "")
             except self._ray.exceptions.ActorDiedError as error:  # Ray gives up an actor whose start raised
                 reason = str(error).strip().splitlines()[-1]
-                self._tell(f"replica {number} could not be started and is tried again: {reason}")
+                self._tell(f"replica {number} could not be started, and is tried again: {reason}")
                 self._actors[number] = self._start()
                 addresses.append("")
             except self._ray.exceptions.RayError:
                 addresses.append("")
         if not any(addresses):
             raise FourshotError(
-                f"the cluster has no room for a replica within {wait_s:.0f} s. `ray status` shows what it has."
+                f"the cluster had no room for a replica within {wait_s:.0f} s. `ray status` shows its resources."
             )
         return addresses
 

@@ -129,7 +129,7 @@ class Router:
             return
         path = scope["path"]
         if path in OWN_PATHS and scope["method"] != "GET":
-            refusal = RefusalError(405, "method_not_allowed", f"{scope['method']} is not answered at {path!r}, GET is.")
+            refusal = RefusalError(405, "method_not_allowed", f"{scope['method']} is not allowed at {path!r}. Use GET.")
             await send_answer(send, refusal.code, refusal.body, {"Allow": "GET"})
             return
         is_health = path == "/health" or (path in HEALTH_PATHS and scope["method"] == "GET")  # /ping takes POST, too
@@ -140,7 +140,7 @@ class Router:
             if any(replica.healthy for replica in self.replicas):
                 await send_answer(send, 200, msgspec.json.encode({"status": "well"}))
             else:
-                await send_refusal(send, RefusalError(503, "starting", "No replica is up yet, or just now.", 5.0))
+                await send_refusal(send, RefusalError(503, "starting", "No replica is ready.", 5.0))
             return
         key: Key | None = scope.get(ACCESS)
         if key is not None and path.startswith(TASK_PATHS):
@@ -181,10 +181,10 @@ class Router:
             if await self._ask(replica, scope, body, send, due - time.monotonic()):
                 return
         if time.monotonic() >= due:
-            message = f"There was no answer within {asked_s:g} s, as {DEADLINE} asks."
+            message = f"There was no response within {asked_s:g} s, as {DEADLINE} requires."
             await send_refusal(send, RefusalError(504, "timeout", message, 1.0))
             return
-        await send_refusal(send, RefusalError(503, "no_replica", "No replica is up just now.", 5.0))
+        await send_refusal(send, RefusalError(503, "no_replica", "No replica is ready just now.", 5.0))
 
     async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any, left_s: float) -> bool:
         """Forward a request; return whether ``replica`` responded. If not, nothing was sent to the client.

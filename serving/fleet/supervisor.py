@@ -40,14 +40,14 @@ Say = Callable[[str], None]
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket that children inherit; port 0 takes a free one. Raises InputError if that fails."""
     if not 0 <= port <= 65535:
-        raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to 65535.")
+        raise InputError(f"--port {port} is not a port: give a number from 0, which takes a free one, to 65535.")
     listening = socket.socket(_family(host), socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
     except (OSError, TypeError) as error:  # the latter: the name cannot be encoded for a look-up
         listening.close()
-        remedy = "Name another port (--port), or end what uses it."
+        remedy = "Name another port (--port), or end the program that uses it."
         if isinstance(error, socket.gaierror | TypeError):
             remedy = "Name an address of this machine (--host)."
         reason = error.strerror if isinstance(error, OSError) else error
@@ -120,13 +120,13 @@ class Supervisor:
                 if failed and code == USAGE and self._settings.vllm_arguments:
                     reason = (self._last_words().splitlines() or [""])[-1].partition("error: ")[2]
                     raise InputError(
-                        f"vLLM's server does not take what follows --vllm: {reason or 'it ended with code 2'}. "
-                        f"Mend it, or leave it out. All that it said is in {self._log}."
+                        f"vLLM's server does not accept what follows --vllm: {reason or 'it ended with code 2'}. "
+                        f"Correct it, or leave it out. Its whole output is in {self._log}."
                     )
                 if failed >= MOST_FAILED_STARTS or (failed and not self.restarts):
                     raise FourshotError(
-                        f"the server cannot be started (exit code {code}). It said:\n{self._last_words()}\n"
-                        f"All of it is in {self._log}."
+                        f"the server cannot be started (exit code {code}). The end of its "
+                        f"output:\n{self._last_words()}\nAll of it is in {self._log}."
                     )
                 self.restarts += 1
                 lived_long = time.monotonic() - started > LONG_ENOUGH_S

@@ -144,7 +144,7 @@ class AdapterSync:
             else:
                 in_context[task] = stored
             self.damaged.add(task)
-            reason = f"{refused[stored.at].reason} The task {task} is answered on, by the copy that was loaded before."
+            reason = f"{refused[stored.at].reason} The task {task} is still served, by the copy that was loaded before."
             refused[stored.at] = Refused(path=stored.at, reason=reason)
         return msgspec.structs.replace(
             contents, adapters=adapters, in_context=in_context, faults=list(refused.values())
@@ -211,7 +211,7 @@ class AdapterSync:
         try:
             return await self._loader(entry).admit(entry)
         except FourshotError as error:
-            logger.warning("task %s cannot be answered in context: %s", entry.task.name, error)
+            logger.warning("task %s cannot be served in context: %s", entry.task.name, error)
             return None
 
     def _is_refused(self, stored: StoredAdapter) -> bool:

@@ -79,8 +79,8 @@ def add_adapter(root: Path, source: str, base: str | None = None) -> tuple[Card,
             return True
         if (stored := _card_in(final)) and stored[0].task.name != card.task.name:
             raise InputError(
-                f"{folder} is not added: {final} has the same weights, and is of the task {stored[0].task.name}. To "
-                f"have both served, copy it into {root} under a name of its own."
+                f"{folder} is not added: {final} has the same weights, and belongs to the task {stored[0].task.name}. "
+                f"To serve both, copy it into {root} under a name of its own."
             )
         return False
 
@@ -107,15 +107,15 @@ def warnings_about(root: Path, card: Card) -> list[str]:
     of_task = [_labels(other) for other in others if other.task.name == card.task.name]
     if before := next((theirs for theirs in of_task if theirs != labels), ()):
         warnings.append(
-            f"versions of {card.task.name} there answer with other labels: {', '.join(before)}; this one with "
+            f"versions of {card.task.name} there have other labels: {', '.join(before)}; this one with "
             f"{', '.join(labels)}."
         )
     bases = {(o.model_name, o.model_revision) for o in others if isinstance(o, AdapterCard)}
     if isinstance(card, AdapterCard) and bases and (card.model_name, card.model_revision) not in bases:
         warnings.append(
-            f"it was trained on {card.model_name} ({card.model_revision}), and the adapters there on "
+            f"it was trained on {card.model_name} ({card.model_revision}), but the adapters there on "
             f"{', '.join(f'{name} ({revision})' for name, revision in sorted(bases))}. A server has one base, and "
-            "refuses those of others."
+            "refuses adapters of others."
         )
     return warnings
 
@@ -125,12 +125,12 @@ def preferred_to(root: Path, card: Card) -> str:
     versions = {other.name: written_at for other, written_at in _cards(root) if other.task.name == card.task.name}
     with suppress(AdapterError):
         if pinned_name := read_pins(root).get(card.task.name):
-            return "" if pinned_name == card.name else f"{pinned_name} is pinned, and answers as long as it is there."
+            return "" if pinned_name == card.name else f"{pinned_name} is pinned, and is used as long as it is there."
     newest = max(versions, key=lambda name: versions[name])
     if versions[newest] <= versions[card.name]:
         return ""
     dated = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(versions[newest]))
-    return f"{newest} goes on answering: its card is dated {dated}, later than now."
+    return f"{newest} stays in use: its card is dated {dated}, later than now."
 
 
 def _labels(card: Card) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ def _run_below(folder: Path) -> Path | None:
 
 
 def _keeps_a_run(what: str, root: Path, remedy: str = "") -> InputError:
-    return InputError(f"{what}, which it would leave damaged. Move that folder out of {root}{remedy}.")
+    return InputError(f"{what}, which this would damage. Move that folder out of {root}{remedy}.")
 
 
 def pin(root: Path, name: str, base: str | None = None) -> str:

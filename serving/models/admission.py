@@ -110,8 +110,8 @@ def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequen
         raise AdapterError(f"it cannot be read: {error}") from error
     if changed:
         raise AdapterError(
-            f"its {', '.join(changed)} are not those that its card names: changed since training, or not copied whole. "
-            "Copy it again."
+            f"its {', '.join(changed)} are not those that its card names: changed since training, or not completely "
+            "copied. Copy it again."
         )
     if not any(name.endswith((".safetensors", ".onnx")) for name in names):
         raise AdapterError("it has no weights as safetensors")
@@ -171,20 +171,21 @@ def check_hash(folder: Path, card: AdapterCard) -> None:
         raise AdapterError(f"it cannot be read: {error}") from error
     if not is_same:
         raise AdapterError(
-            "its weights are not those that its card names: changed since training, or not copied whole. Copy it again."
+            "its weights are not those that its card names: changed since training, or not completely copied. Copy "
+            "it again."
         )
 
 
 def check_task_name(name: str) -> None:
     """Raise AdapterError for a task's name that would need escaping in a URL."""
     if not TASK_NAME.fullmatch(name):
-        raise AdapterError(f"its task is called {name!r}, which cannot stand in an address")
+        raise AdapterError(f"its task is called {name!r}, which is not allowed in an address")
 
 
 def check_file_name(name: str) -> None:
     """Raise AdapterError for a version's name that cannot be the name of a folder."""
     if not name or Path(name).name != name or name.startswith("."):
-        raise AdapterError(f"its card calls it {name!r}, which is no file name")
+        raise AdapterError(f"its card calls it {name!r}, which is not a file name")
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -249,7 +250,7 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
     for name, shape in shapes.items():
         parts = LORA_WEIGHT.fullmatch(name)
         if not parts:
-            raise AdapterError(f"it holds {name}, which is no LoRA weight")
+            raise AdapterError(f"it holds {name}, which is not a LoRA weight")
         base_shape = base_shapes.get(f"{parts[1]}.weight")
         if base_shape is None:
             raise AdapterError(f"it adapts {parts[1]}, which the base model does not have")

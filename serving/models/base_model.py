@@ -127,7 +127,9 @@ class BaseModel:
         if isinstance(source, AdapterCard):
             labels["adapter"] = label_tokens(self.tokenizer, words, source.verbalizer)
         elif not labels:
-            raise InputError(f"its {len(source.shots)} examples need {needed:,} tokens, and a prompt has {limit:,}.")
+            raise InputError(
+                f"its {len(source.shots)} examples need {needed:,} tokens, but a prompt has room for {limit:,}."
+            )
         return labels
 
     def announce(self, version: Version) -> None:

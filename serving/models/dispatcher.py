@@ -109,15 +109,17 @@ class Dispatcher:
         if ahead <= self._least_tokens:
             return
         if wait_s > self._max_queue_s:
-            raise RefusalError(429, "overloaded", f"Too busy: {wait_s:.1f} s of work are ahead of this.", wait_s)
+            raise RefusalError(
+                429, "overloaded", f"Too busy: {wait_s:.1f} s of work are ahead of this request.", wait_s
+            )
         done_s = self._ahead(client, tokens, work_s) / rate + work_s
         if done_s > within_s:
             raise RefusalError(
                 429,
                 "deadline",
-                f"This cannot be answered within {within_s:g} s: it takes {work_s:.1f} s itself, and "
-                f"{done_s - work_s:.1f} s of other work go before its end. Allow more time, send fewer texts at once, "
-                "or ask again later.",
+                f"This request cannot be answered within {within_s:g} s: it takes {work_s:.1f} s itself, and "
+                f"{done_s - work_s:.1f} s of other work come before its end. Allow more time, send fewer texts at "
+                "once, or try again later.",
                 done_s - within_s,
             )
 

@@ -47,7 +47,7 @@ def base_named(name: str | None) -> FindBase:
 def no_base() -> ResolvedModel:
     """The `FindBase` of a service for students only. Raises AdapterError."""
     raise AdapterError(
-        "this service was started for students alone and has no base model. Start it again to have it served, too"
+        "this service was started for students only and has no base model. Restart it to serve this, too"
     )
 
 
@@ -256,7 +256,7 @@ def read_pins(root: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{PINS_FILE} cannot be read: {error}. Mend it, or remove it and pin again.") from error
+        raise AdapterError(f"{PINS_FILE} cannot be read: {error}. Correct it, or remove it and pin again.") from error
 
 
 def write_pins(root: Path, pins: dict[str, str]) -> None:

@@ -35,7 +35,7 @@ LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
 SHARE_FOR_KV = 0.25  # of the memory that base, slots and students leave free
 GPU_SHARE = 0.92  # of a GPU's memory, used by vLLM
 GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and of CUDA graphs
-LOWER_ON_GPU = "--kv-cache-mib, --max-loras or --max-model-len, or end what else uses it"
+LOWER_ON_GPU = "--kv-cache-mib, --max-loras or --max-model-len, or end other programs that use it"
 STUDENT_BATCH_BYTES = 64 * MIB  # of activations, or of keys and values
 KV_REQUESTS = 256  # prompts of maximal length that the cache may hold: on a CPU, more are not reused
 
@@ -68,7 +68,10 @@ class ServerFit(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.max_loras} (max_loras): adapters that may share a batch; at most {MOST_SLOTS} by default",
             ),
             ("in memory", f"{self.max_cpu_loras} (max_cpu_loras): beyond these each change is a read from disk"),
-            ("KV cache", f"{self.kv_cache_bytes / MIB:.0f} MiB" if self.kv_cache_bytes else "what is left of the GPU"),
+            (
+                "KV cache",
+                f"{self.kv_cache_bytes / MIB:.0f} MiB" if self.kv_cache_bytes else "the rest of the GPU's memory",
+            ),
             *([("students", f"{self.student_bytes / MIB:.0f} MiB")] if self.student_bytes else []),
             ("memory", f"{self.needed_bytes / GIB:.1f} GiB needed, {self.free_bytes / GIB:.1f} GiB free"),
             *([("GPU memory", of_gpu)] if self.gpu_free_bytes else []),

@@ -87,7 +87,7 @@ class ReviewTable:
                 raise InputError(f"unknown label {decision.label!r}; allowed are {allowed}.")
             if self._own_columns:
                 names = ", ".join(self._own_columns)
-                raise InputError(f"{self.path} has columns of yours ({names}), so go on in the spreadsheet.")
+                raise InputError(f"{self.path} has columns of your own ({names}), so continue in the spreadsheet.")
             if (present.label, present.keep) == (label, decision.keep):
                 return present
             if present != decision.before:
@@ -110,7 +110,7 @@ class ReviewTable:
         try:
             state = os.stat(self.path)
         except FileNotFoundError:
-            raise InputError(f"{self.path} is not there any more. Put it back, or reload the page.") from None
+            raise InputError(f"{self.path} does not exist any more. Put it back, or reload the page.") from None
         return state.st_ino, state.st_size, state.st_mtime_ns
 
 

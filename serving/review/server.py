@@ -124,14 +124,16 @@ def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) ->
     Raises InputError for a port that is taken or invalid, and for a table with faults.
     """
     if not 0 <= port <= MOST_PORT:
-        raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to {MOST_PORT:,}.")
+        raise InputError(
+            f"--port {port} is not a port: give a number from 0, which takes a free one, to {MOST_PORT:,}."
+        )
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((HOST, port))
         except OSError as error:
             raise InputError(
-                f"port {port} cannot be had: {str(error).rstrip('.')}. Give another --port, or leave it out."
+                f"port {port} cannot be used: {str(error).rstrip('.')}. Give another --port, or leave it out."
             ) from error
         desk, token = ReviewDesk(folder), secrets.token_urlsafe(16)  # writes a table, so not before there is a port
         bound.listen()  # a browser that opens the address at once waits until the server runs

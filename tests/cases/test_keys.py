@@ -25,4 +25,4 @@ def test_what_can_be_no_key_is_refused_before_it_is_sent_and_not_shown(
         assert cli.main(["predict", "--url", service.url, "tone", "good"]) == 2
         assert service.received == []
     said = capfd.readouterr().err
-    assert "the key has characters that no key has" in said and "abc" not in said
+    assert "the key has characters that do not occur in keys" in said and "abc" not in said

@@ -69,7 +69,7 @@ def test_an_unknown_model(task: Path, capfd: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("command", ["run", "generate", "train", "evaluate", "compare", "train --tasks"])
 def test_a_model_that_cannot_be_trained(task: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
     error = error_of(capfd, 2, *command.split(), str(task), "--model", "fake:delay_s=0.1")
-    assert "cannot use the base model 'fake:delay_s=0.1'" in error and "Only fourshot corpus takes it" in error
+    assert "cannot use the base model 'fake:delay_s=0.1'" in error and "Only fourshot corpus accepts it" in error
     assert not Path("runs").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_base_that_takes_no_adapters(task: Path, capfd: pytest.CaptureFixture[
 
     base = tiny_checkpoint("gpt2", task.parent / "gpt2")
     error = error_of(capfd, 2, "run", str(task), "--model", base)
-    assert "no LoRA adapters on GPT2LMHeadModel" in error and "zero_shot,icl" in error
+    assert "not support LoRA adapters on GPT2LMHeadModel" in error and "zero_shot,icl" in error
     assert not Path("runs").exists()
 
 

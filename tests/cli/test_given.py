@@ -112,7 +112,7 @@ def test_the_home_folder_is_found_where_the_shell_left_it(
         (("run", "trec", "\u2010-out", "x"), "Type --out"),
         (("predict", "-url", "http://127.0.0.1:1", "desk", "a"), "Did you mean --url?"),
         (("predict", "http://127.0.0.1:1", "desk", "a"), "--url http://127.0.0.1:1 TASK"),
-        (("predict", "--url", "http://127.0.0.1:1", "caf\udce9", "a"), "no Unicode"),
+        (("predict", "--url", "http://127.0.0.1:1", "caf\udce9", "a"), "not Unicode"),
         (("keys", "add", "keys.toml", "--name", "a", "--tasks", "caf\udce9"), "no UTF-8"),
         (("keys", "list", "."), "Is a directory"),
     ],
@@ -297,4 +297,4 @@ def test_brackets_in_brackets_are_told_of(tmp_path: Path, capfd: pytest.CaptureF
     deep.write_text("a = " + "[" * 5000 + "]" * 5000)
     assert cli.main(["tasks", "check", str(deep)]) == 2 and "not valid TOML" in capfd.readouterr().out
     assert "is not valid TOML" in refused(capfd, "run", "support_tickets", "--settings", str(deep))
-    assert "is no key file" in refused(capfd, "keys", "list", str(deep))
+    assert "is not a key file" in refused(capfd, "keys", "list", str(deep))

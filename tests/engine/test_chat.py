@@ -87,8 +87,8 @@ def test_the_hash_tells_templates_apart() -> None:
         ("", "base model small has no chat template"),
         ("{{ nothing.like.this() }}", "chat template of small cannot be used: it cannot be rendered"),
         ("{% for", "chat template of small cannot be used: it cannot be rendered"),
-        ("Hello!", "leaves out what is said"),
-        ("{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}", "around one turn differs"),
+        ("Hello!", "leaves out messages"),
+        ("{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}", "around a turn differs"),
     ],
 )
 def test_a_base_without_a_usable_template_is_told_of(template: str | None, reason: str) -> None:

@@ -158,7 +158,7 @@ def test_lines_survive_a_cut_and_are_kept_by_number(tmp_path: Path) -> None:
     assert file.read_bytes() == b"1\n2\n3\n"
     keep_lines(file, 1)
     assert read_lines(file, int) == [1]
-    with pytest.raises(RunFolderError, match="has 1 whole lines where 2 were finished"):
+    with pytest.raises(RunFolderError, match="has 1 complete lines, but 2 were finished"):
         keep_lines(file, 2)
     keep_lines(file, 0)
     assert file.read_bytes() == b""
@@ -173,7 +173,7 @@ def test_a_line_that_was_changed_is_named_with_its_number(tmp_path: Path) -> Non
 def test_a_file_of_an_earlier_call_that_was_changed_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b'{"a": ')
     with pytest.raises(
-        RunFolderError, match=r"result\.json was changed after it was written.*remove it to have it made"
+        RunFolderError, match=r"result\.json was changed after it was written.*remove it so that it is made"
     ):
         read_made(tmp_path / "result.json", dict)
 

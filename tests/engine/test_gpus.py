@@ -40,7 +40,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 def test_the_fullest_gpu_says_how_much_is_free(driver: Callable[[str], None]) -> None:
     driver('*--id=0,3*) echo 81000; echo 70123;; *) echo "No devices"; exit 6;;')
     assert free_gpu_bytes(["0", "3"]) == 70123 * MIB
-    with pytest.raises(FourshotError, match="nvidia-smi does not say how much memory is free on GPU 7"):
+    with pytest.raises(FourshotError, match="nvidia-smi does not report the free memory of GPU 7"):
         free_gpu_bytes(["7"])
 
 
@@ -80,7 +80,7 @@ def test_a_gpu_for_one_process_alone_is_not_shared(driver: Callable[[str], None]
 
 def test_an_engine_is_divided_over_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     check_gpus(1)
-    with pytest.raises(InputError, match=r"2 GPUs are to share one engine .* and there are 0 here"):
+    with pytest.raises(InputError, match=r"2 GPUs are to share one engine .* but vLLM may use only 0 here"):
         check_gpus(2)
     monkeypatch.setattr("fourshot.engine.machine.gpus.version", lambda package: "0.32.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")

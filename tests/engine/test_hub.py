@@ -112,7 +112,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, tmp_path: Path) -> N
     assert [model["revision"] for model in models] == [*commits.values(), commits["v1"]]
     assert {model["name"] for model in models} == {"org/tiny"}
     assert (Path(models[1]["path"]) / "model.safetensors").read_bytes() == weights(2.0)
-    assert "has no revision 'v9'. Allowed after the @ are a branch, a tag" in unknown["error"]
+    assert "has no revision 'v9'. Give a branch, a tag" in unknown["error"]
 
     before = len(hub.requests)
     tiny.revisions["main"] = checkpoint(4.0)  # the name stands for another state now; a commit never does
@@ -149,10 +149,10 @@ def test_who_may_not_read_a_model_is_told_what_to_do(hub: Hub, tmp_path: Path) -
     hub.refused["tokenizer.json"] = 451
     consent, stranger, wrong, typo, broken = resolve(hub, tmp_path, *names, "org/tiny")
     hub.refused.clear()
-    assert "org/tiny' is not on this machine and could not be fetched: the hub answered 451" in broken["error"]
-    assert f"asks for consent. Accept its terms on {hub.url}/org/gated and set HF_TOKEN" in consent["error"]
-    assert f"your token's account has not given it. See {hub.url}/org/gated" in stranger["error"]
-    assert "The hub refuses your token for the model 'org/tiny' (401). Set HF_TOKEN to a valid one" in wrong["error"]
+    assert "org/tiny' is not on this machine and could not be fetched: the hub responded with 451" in broken["error"]
+    assert f"must be accepted. Accept them on {hub.url}/org/gated and set HF_TOKEN" in consent["error"]
+    assert f"your token's account has not done so. See {hub.url}/org/gated" in stranger["error"]
+    assert "The hub rejects your token for the model 'org/tiny' (401). Set HF_TOKEN to a valid one" in wrong["error"]
     assert "The hub has no model 'org/typo', or it is private and HF_TOKEN is not set" in typo["error"]
     assert "Check the spelling" in typo["error"]
     assert {refusal["code"] for refusal in (consent, stranger, wrong, typo, broken)} == {2}

@@ -84,9 +84,9 @@ def test_where_a_space_is_a_token_each_label_has_one_that_says_more(unigram: Pre
 def test_words_that_the_model_cannot_tell_apart_are_named(
     tokenizer: PreTrainedTokenizerBase, unigram: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(InputError, match=r"apart.*'positive', 'positive'"):
+    with pytest.raises(InputError, match=r"distinguish.*'positive', 'positive'"):
         label_tokens(tokenizer, ["positive", "negative", "positive"])
-    with pytest.raises(InputError, match=r"apart.*'日', '本'"):
+    with pytest.raises(InputError, match=r"distinguish.*'日', '本'"):
         label_tokens(unigram, ["日", "本", "positive"])
 
 

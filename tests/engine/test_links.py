@@ -31,7 +31,7 @@ def test_a_copy_in_place_of_a_link_is_replaced_and_anything_else_is_refused(tmp_
         assert (link / "inner" / "weights").exists()
         shutil.rmtree(link)
     link.write_text("mine")
-    with pytest.raises(RunFolderError, match="is no link"):
+    with pytest.raises(RunFolderError, match="is not a link"):
         link_to(link, store)
 
 

@@ -58,7 +58,7 @@ def test_weights_of_bitsandbytes_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelNotFoundError, match="bitsandbytes, which vLLM has no layers for"):
+    with pytest.raises(ModelNotFoundError, match="bitsandbytes, for which vLLM has no layers"):
         resolve_model(str(folder))
 
 
@@ -75,7 +75,7 @@ def test_a_shard_that_was_cut_short_is_named(folder: Path, size: int, message: s
 def test_a_shard_that_is_missing_is_named(folder: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelNotFoundError, match=r"model-2\.safetensors, which its index names, is not there"):
+    with pytest.raises(ModelNotFoundError, match=r"model-2\.safetensors, which its index names, is missing"):
         resolve_model(str(folder))
 
 
@@ -90,14 +90,18 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
     [
         ("tokenizer.json", "", "its tokenizer.json cannot be read"),
         ("tokenizer.json", '{"version": "1.0", "mod', "its tokenizer.json cannot be read"),
-        ("tokenizer.json", "[]", "its tokenizer.json has nothing of a tokenizer in it"),
+        ("tokenizer.json", "[]", "its tokenizer.json does not contain a tokenizer"),
         ("tokenizer_config.json", "{", "its tokenizer_config.json cannot be read"),
-        ("tokenizer.model", "", r"its tokenizer.model has nothing of a tokenizer in it \(0 bytes\)"),
-        ("config.json", '{"architectures": "LlamaForCausalLM"}', "has to have a list of names as architectures"),
-        ("config.json", '{"architectures": [null]}', "has to have a list of names as architectures"),
-        ("pytorch_model.bin", "PK\3\4 and no end", "pytorch_model.bin is no pickle of torch, or not whole"),
-        ("pytorch_model.bin", "version https://git-lfs.github.com/spec/v1", "no pickle of torch, or not whole"),
-        ("pytorch_model.bin.index.json", '{"weight_map": {"a": "b.bin"}}', "b.bin, which its index names, is not"),
+        ("tokenizer.model", "", r"its tokenizer.model does not contain a tokenizer \(0 bytes\)"),
+        (
+            "config.json",
+            '{"architectures": "LlamaForCausalLM"}',
+            "architectures in config.json must be a list of names",
+        ),
+        ("config.json", '{"architectures": [null]}', "architectures in config.json must be a list of names"),
+        ("pytorch_model.bin", "PK\3\4 and no end", "pytorch_model.bin is not a pickle of torch, or is incomplete"),
+        ("pytorch_model.bin", "version https://git-lfs.github.com/spec/v1", "not a pickle of torch, or is incomplete"),
+        ("pytorch_model.bin.index.json", '{"weight_map": {"a": "b.bin"}}', "b.bin, which its index names, is missing"),
     ],
 )
 def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content: str, message: str) -> None:
@@ -109,7 +113,9 @@ def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content:
 def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("../blobs/gone")
-    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a link to \.\./blobs/gone, which is not"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"model\.safetensors is a link to \.\./blobs/gone, which does not exist"
+    ):
         resolve_model(str(folder))
 
 
@@ -122,7 +128,7 @@ def test_shards_without_their_index_are_not_enough(folder: Path) -> None:
 def test_an_adapter_in_place_of_its_base_is_pointed_out(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
-    with pytest.raises(ModelNotFoundError, match="is an adapter and no base model: its own base is 'owner/base'"):
+    with pytest.raises(ModelNotFoundError, match=r"is an adapter, not a base model\. Its own base is 'owner/base'"):
         resolve_model(str(folder))
 
 
@@ -157,7 +163,7 @@ def test_a_folder_that_something_was_made_on_is_not_looked_for_on_the_hub(
     assert resolve_again(NAME, GGUF_SHA256[:12]).name == NAME
     monkeypatch.chdir("/")
     with pytest.raises(
-        ModelNotFoundError, match=r"folder or file 'model', and there is none .* seen from /\. .*--model"
+        ModelNotFoundError, match=r"folder or file 'model', which does not exist, seen from /\. .*--model"
     ):
         resolve_again(made_on.name, made_on.revision)
 
@@ -195,7 +201,9 @@ def test_a_tokenizer_of_another_model_is_told_before_anything_is_made(folder: Pa
         (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "model": {"vocab": vocabulary}}))
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 49_152}))
-        with pytest.raises(ModelNotFoundError, match="ids up to 900,000, and the model rows for 49,152 tokens alone"):
+        with pytest.raises(
+            ModelNotFoundError, match="ids up to 900,000, but the model has rows for only 49,152 tokens"
+        ):
             resolve_model(str(folder))
         (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 900_001}))
         resolve_model(str(folder))
@@ -207,5 +215,5 @@ def test_the_embedded_model_is_itself_by_its_folder_too(model: str) -> None:
 
 def test_a_file_that_is_no_gguf_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelNotFoundError, match=r"is a file, and no GGUF file\. Name its folder"):
+    with pytest.raises(ModelNotFoundError, match=r"is a file, but not a GGUF file\. Name its folder"):
         resolve_model(str(tmp_path / "model.safetensors"))

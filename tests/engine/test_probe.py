@@ -29,7 +29,7 @@ def test_rounding_is_no_difference_and_another_adapter_is() -> None:
     assert check_probe(Served(0.88, 0.33), ADAPTER, PROBE) == ProbeResult(difference=0.03, texts=2)
     with pytest.raises(AdapterError, match=r"mine-123 .* on 1 of 2 texts .*no 0\.70 in training, yes 0\.60 served"):
         check_probe(Served(0.9, 0.6), ADAPTER, PROBE)
-    with pytest.raises(AdapterError, match="The model does not answer"):
+    with pytest.raises(AdapterError, match="The model does not predict"):
         check_probe(Served(0.2, 0.3), None, PROBE)
 
 

@@ -64,7 +64,7 @@ def test_faults_in_a_task_file_come_back_as_bad_input(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
     with start(tmp_path / "log.txt", "OSError") as child:
-        with pytest.raises(FourshotError, match=r"^No space left on device \(weights\)\. What was finished is on disk"):
+        with pytest.raises(FourshotError, match=r"^No space left on device \(weights\)\. Finished work is kept"):
             child.receive(Answer)
         assert child.wait() == 1
 

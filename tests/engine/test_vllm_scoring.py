@@ -25,7 +25,7 @@ def test_a_vllm_without_the_log_probabilities_of_given_tokens_is_refused() -> No
     from vllm import SamplingParams
 
     check_scoring(SamplingParams)
-    with pytest.raises(FourshotError, match=r"cannot read label probabilities.*BUILD=gpu.*install\.md, V100"):
+    with pytest.raises(FourshotError, match=r"cannot return label probabilities.*BUILD=gpu.*install\.md, V100"):
         check_scoring(OldSamplingParams)
 
 

@@ -78,7 +78,7 @@ def test_a_base_that_vllm_does_not_open_is_bad_input_with_vllms_reason(tmp_path:
         model=tiny_checkpoint("lfm2", tmp_path), max_model_len=256, compile=False, kv_cache_bytes=64 << 20
     )
     reason = "Chunked prefill is required"
-    with pytest.raises(InputError, match=rf"does not open the base model .*: .*{reason}.*\. Take another") as caught:
+    with pytest.raises(InputError, match=rf"cannot load the base model .*: .*{reason}.*\. Use another") as caught:
         open_engine(settings)
     assert "\n" not in str(caught.value)
 

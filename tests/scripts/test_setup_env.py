@@ -42,7 +42,7 @@ def test_a_driver_that_is_too_old_for_the_build_is_told_of(
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(
-        setup_env.SetupError, match=r"can do CUDA 12\.4, and the gpu build is made for CUDA 13"
+        setup_env.SetupError, match=r"supports CUDA 12\.4, but the gpu build is made for CUDA 13"
     ) as error:
         setup_env.check_driver("gpu")
     assert error.value.exit_code == 2
@@ -153,7 +153,7 @@ def test_what_a_kill_left_half_installed_is_installed_again(
     (site / "one.py").unlink()
     assert installers.install(environment, "one")
     assert (site / "one.py").exists() and installer_of("one", environment) == "uv"
-    assert "one-1.0 was left half installed" in capfd.readouterr().out
+    assert "one-1.0 was only half installed" in capfd.readouterr().out
 
 
 def test_what_neither_can_install_is_no_good_end(
@@ -161,7 +161,7 @@ def test_what_neither_can_install_is_no_good_end(
 ) -> None:
     assert not installers.install(environment, "absent")
     told = capfd.readouterr()
-    assert "pip tries" in told.out and "No matching distribution found for absent" in told.err
+    assert "trying pip" in told.out and "No matching distribution found for absent" in told.err
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_an_environment_that_was_moved_or_copied_is_made_anew(
     stamp = json.loads((place / "stamp.json").read_text())
     (place / "stamp.json").write_text(json.dumps(stamp | {"place": "/elsewhere/.venv"}))
     assert setup_env.main() == 0 and not (place / "kept").exists()
-    assert "the environment is that of /elsewhere/.venv: making one for" in capsys.readouterr().out
+    assert "the environment belongs to /elsewhere/.venv: making one for" in capsys.readouterr().out
     monkeypatch.setattr(setup_env, "python_version", lambda python: "3.12" if python == sys.executable else "3.11")
     (place / "kept").touch()
     setup_env.main()

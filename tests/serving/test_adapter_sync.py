@@ -25,7 +25,7 @@ from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
 
 DESK = task_of("desk")
-ON = "answered on, by the copy that was loaded before"
+ON = "still served, by the copy that was loaded before"
 
 
 class FakeModel(BaseModel):
@@ -207,7 +207,7 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
         write_in_context(tmp_path, InContext(task=task, shots=shots))
     with caplog.at_level(logging.WARNING, "fourshot.serving"):
         assert sync.now() == {"desk": ""}
-    assert "task many cannot be answered in context: its 600 examples need " in caplog.text
+    assert "task many cannot be served in context: its 600 examples need " in caplog.text
     adapter = make_adapter(tmp_path, many_labels, verbalizer="token", shots=shots)
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}

@@ -37,11 +37,11 @@ def test_what_is_added_beside_others_of_another_kind_is_told(
     labels = (msgspec.structs.replace(mood.labels[0], name="neither"), *mood.labels[1:])
     renamed = make_adapter(tmp_path / "renamed", msgspec.structs.replace(mood, labels=labels), seed=1)
     text = added(renamed)
-    assert "warning: versions of mood there answer with other labels: " in text and "neither" in text
+    assert "warning: versions of mood there have other labels: " in text and "neither" in text
     elsewhere = make_adapter(tmp_path / "elsewhere", task_of("third"), seed=2)
     card = json.loads((elsewhere / "card.json").read_text())
     (elsewhere / "card.json").write_text(json.dumps(card | {"model_name": "another", "model_revision": "1"}))
-    assert "it was trained on another (1), and the adapters there on" in added(elsewhere)
+    assert "it was trained on another (1), but the adapters there on" in added(elsewhere)
 
 
 def test_who_answers_after_an_addition_is_told(tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -60,14 +60,14 @@ def test_who_answers_after_an_addition_is_told(tmp_path: Path, root: Path, capfd
         assert "A running server answers with it within seconds" in added(folder) and answering() == folder.name
     assert run_command(capfd, "adapters", "pin", first.name, *at)[0] == 0
     text = added(second)
-    assert f"{first.name} is pinned, and answers as long as it is there. To have it answer: fourshot adapters" in text
+    assert f"{first.name} is pinned, and is used as long as it is there. To have it answer: fourshot adapters" in text
     assert f"adapters pin {second.name} --adapters {root}" in text and answering() == first.name
     assert "within seconds" not in text and "within seconds" in added(first)
     assert run_command(capfd, "adapters", "unpin", "mood", *at)[0] == 0
     ahead = time.time() + 3600
     os.utime(root / first.name / "card.json", (ahead, ahead))
     text = added(second)
-    assert f"{first.name} goes on answering: its card is dated 2" in text and answering() == first.name
+    assert f"{first.name} stays in use: its card is dated 2" in text and answering() == first.name
     assert "within seconds" not in text
 
 

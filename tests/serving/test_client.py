@@ -37,7 +37,7 @@ def test_strings_of_numpy_and_objects_of_any_kind_are_sent_as_json_has_them(
         ask(method, "tone", texts)
     sent = [msgspec.json.decode(request.body)["input"] for request in service.received]
     assert sent == ["good", {"subject": "good"}, [{"subject": "good"}, "good"]]
-    with pytest.raises(InputError, match="a field of an input is no string"):
+    with pytest.raises(InputError, match="a field of an input is not a string"):
         ask("classify", "tone", {"subject": object()})
 
 
@@ -54,7 +54,7 @@ def test_any_name_of_a_task_is_one_part_of_the_path(ask: ClientCaller, service: 
     assert service.received[1].path == "/v1/classify/%2E%2E"
     with pytest.raises(InputError, match="no task"):
         ask("classify", "", "good")
-    with pytest.raises(InputError, match="no Unicode"):
+    with pytest.raises(InputError, match="not Unicode"):
         ask("classify", "caf\udce9", "good")
 
 
@@ -134,7 +134,7 @@ def test_an_answer_about_other_texts_is_none(ask: ClientCaller, service: FakeSer
 def test_a_service_that_is_silent_is_given_up(ask: ClientCaller, service: FakeService) -> None:
     service.replies = [Reply(do="hang")]
     began = time.monotonic()
-    with pytest.raises(ServiceError, match=r"has not answered in time.*timeout_s") as error:
+    with pytest.raises(ServiceError, match=r"did not respond in time.*timeout_s") as error:
         ask("classify", "tone", "good", settings={"timeout_s": 0.1})
     assert time.monotonic() - began < HANG_S / 2
     assert (error.value.code, error.value.kind) == (0, "timeout")
@@ -164,7 +164,7 @@ def test_the_key_is_that_of_the_call_or_of_the_environment(
     ask("classify", "tone", "good", settings={"key": "given"})
     sent = [request.headers.get("Authorization") for request in service.received]
     assert sent == [None, "Bearer from-environment", "Bearer given"]
-    with pytest.raises(InputError, match="characters that no key has") as error:
+    with pytest.raises(InputError, match="characters that do not occur in keys") as error:
         ask("tasks", settings={"key": "schlüssel"})
     assert "schl" not in str(error.value)
 
@@ -211,7 +211,7 @@ def test_nothing_is_sent_for_bad_texts(ask: ClientCaller, service: FakeService) 
             ask("predict", "tone", ["good", none])
     with pytest.raises(InputError, match="batch is 0"):
         ask("predict", "tone", ["good"], batch=0)
-    with pytest.raises(InputError, match="no Unicode"):
+    with pytest.raises(InputError, match="not Unicode"):
         ask("predict", "tone", ["\udcff"])
     assert service.received == []
 

@@ -32,7 +32,7 @@ def test_an_option_that_stands_where_vllm_s_are_is_told_of_before_anything_is_lo
     make_adapter(root, task_of("mood"))
     words = ("serve", "--adapters", str(root), "--port", "0", "--log", str(tmp_path / "log.jsonl"), "--vllm")
     code, text = run_command(capfd, *words, "--max-loras", "2", "--keys=keys.toml", "--port", "80", "--json")
-    assert code == 2 and "--keys, --port, --json: what stands behind --vllm is for vLLM's server alone" in text
+    assert code == 2 and "--keys, --port, --json: what follows --vllm is for vLLM's server only" in text
     code, text = run_command(capfd, *words, "--max-loras", "2", "--no-enable-prefix-caching")
     assert code == 2 and "no further" in text
 

@@ -131,7 +131,7 @@ def test_a_card_whose_name_leads_elsewhere_is_not_added(
     card = source / "card.json"
     card.write_text(card.read_text().replace(source.name, f"/../x-{digest}"))
     code, text = run_command(capfd, "adapters", "add", str(source), "--adapters", str(root))
-    assert code == 2 and "is no file name" in text and not list(root.parent.glob("x-*"))
+    assert code == 2 and "is not a file name" in text and not list(root.parent.glob("x-*"))
 
 
 def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
@@ -162,7 +162,7 @@ def test_a_student_without_its_tokenizer_answers_nothing_and_several_are_listed(
 ) -> None:
     first, second = (make_student(tmp_path, task_of(name)) for name in ("mood", "other"))
     code, text = run_command(capfd, "predict", str(tmp_path), "a text")
-    assert code == 2 and f"no adapter, and students. Name one of them: {first}, {second}" in text
+    assert code == 2 and f"no adapter, but students. Name one of them: {first}, {second}" in text
     (first / "tokenizer.json").unlink()
     code, text = run_command(capfd, "predict", str(first), "a text")
     assert code == 2 and "is damaged: tokenizer.json changed since training, or was not copied whole" in text
@@ -239,7 +239,7 @@ def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     [
         (["serve", "--adapters", "nowhere"], "there is no folder nowhere"),
         (["serve", "--adapters", ".", "--replicas", "0"], "give at least 1"),
-        (["serve", "--adapters", ".", "--keys", "nowhere.toml"], "nowhere.toml is not there. Make a key"),
+        (["serve", "--adapters", ".", "--keys", "nowhere.toml"], "nowhere.toml does not exist. Make a key"),
         (["serve", "--adapters", ".", "--hot", "a,b,c", "--max-loras", "3"], "Raise --max-loras"),
         (["adapters", "list", "--adapters", "nowhere"], "there is no folder nowhere"),
     ],

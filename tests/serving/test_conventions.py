@@ -172,7 +172,7 @@ def test_a_page_may_send_headers_of_its_own_and_is_told_what_it_may_not() -> Non
         (preflight(("Access-Control-Request-Private-Network", "true")), "private-network"),
     ]:
         assert (refused.code, refused.error["type"]) == (400, "cors")
-        assert refused.error["message"] == f"Pages of this origin may ask, but not so: not allowed is the {what}."
+        assert refused.error["message"] == f"Pages of this origin may send requests, but not with this {what}."
 
 
 def test_an_address_without_a_slash_is_refused() -> None:

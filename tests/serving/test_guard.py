@@ -140,7 +140,7 @@ def test_the_file_holds_no_key_and_is_read_by_nobody_else(file: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
     (stored,) = read_keys(file)
     assert (stored.name, stored.tasks, stored.max_concurrent) == ("one", ("mood",), 3)
-    with pytest.raises(InputError, match="has a key called 'one' already"):
+    with pytest.raises(InputError, match="already has a key called 'one'"):
         add_key(file, "one")
     with pytest.raises(InputError, match="no key called 'two'"):
         remove_key(file, "two")
@@ -176,8 +176,8 @@ HASH = "0" * 64
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = []", "tasks of the key 'a' are empty"),
-        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = [' ']", "tasks of the key 'a' are empty"),
+        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = []", "tasks of the key 'a' is empty"),
+        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = [' ']", "tasks of the key 'a' is empty"),
         (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\nmax_concurrent = -1", "max_concurrent"),
         ("[[key]]\nname = 1\nsha256 = ''", "Expected `str`"),
         ("[[key]]\nname='a'\nsha256='b'\nmay='all'", "sha256|unknown field"),

@@ -100,4 +100,4 @@ def test_a_service_is_prepared_with_its_names_and_its_replicas_leave_them_to_the
 )
 def test_what_is_no_name_of_a_host_is_bad_input(root: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, text = run_command(capfd, "serve", "--adapters", str(root), "--allowed-hosts", f"b.example,{name}")
-    assert code == 2 and f"--allowed-hosts {name}: this is no name of a host" in text
+    assert code == 2 and f"--allowed-hosts {name}: this is not the name of a host" in text

@@ -111,7 +111,7 @@ def test_a_file_system_without_rights_is_told_of_and_keeps_the_key(
 
     monkeypatch.setattr(os, "chmod", refused)
     second = add_key(file, "second")
-    assert Keys(file).find(f"Bearer {second}") and "before, that was 640" in caplog.text
+    assert Keys(file).find(f"Bearer {second}") and "which were 640" in caplog.text
 
 
 def test_a_key_without_a_limit_of_its_own_is_listed_with_where_that_is_set(

@@ -201,7 +201,7 @@ def test_an_annotator_of_a_run_is_no_classifier_and_the_run_is_named(tmp_path: P
     annotator = tmp_path / "adapters" / "job" / "one"
     annotator.mkdir(parents=True)
     (annotator / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match=f"is a part of the run in {tmp_path}, and answers nothing by itself"):
+    with pytest.raises(InputError, match=f"is a part of the run in {tmp_path}, and cannot be used by itself"):
         find_adapter(annotator)
 
 

@@ -53,7 +53,7 @@ def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.Capt
     assert cli.main(["predict", "--url", unused_url(), "tone", "good"]) == 1
     assert "`fourshot serve" in capfd.readouterr().err
     assert cli.main(["predict", "--url", "nowhere", "tone", "good"]) == 2
-    assert "'nowhere' is no address" in capfd.readouterr().err
+    assert "'nowhere' is not an address" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.Capt
         (["--url", "http://127.0.0.1:1", "--model", "m", "--engine", "vllm"], "--model and --engine are for"),
         (["--url", "http://127.0.0.1:1", "--key", '"fs-a"'], "without quotes and without the word"),
         (["--url", "http://127.0.0.1:1", "--key", "Bearer fs-a"], "without quotes and without the word"),
-        (["--url", "http://127.0.0.1:1", "--key", "fs-a b"], "characters that no key has"),
+        (["--url", "http://127.0.0.1:1", "--key", "fs-a b"], "characters that do not occur in keys"),
         (["--key", "secret"], "--key is for a service (--url)"),
         (["--method", "icl"], "--method is for a service (--url)"),
     ],

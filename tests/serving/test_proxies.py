@@ -89,9 +89,9 @@ def test_no_proxy_names_hosts_domains_ports_and_ranges(address: str, no_proxy: s
     [
         ({"ALL_PROXY": SOCKS}, "ALL_PROXY names a SOCKS proxy.*pip install"),
         ({"all_proxy": SOCKS, "ALL_PROXY": "http://other"}, "^all_proxy names a SOCKS proxy"),
-        ({"HTTP_PROXY": "ftp://proxy"}, "HTTP_PROXY names no proxy that can be used"),
-        ({"HTTP_PROXY": "http://proxy:port"}, "HTTP_PROXY names no proxy"),
-        ({"HTTP_PROXY": "http://"}, "HTTP_PROXY names no proxy: it has no host"),
+        ({"HTTP_PROXY": "ftp://proxy"}, "HTTP_PROXY does not name a usable proxy"),
+        ({"HTTP_PROXY": "http://proxy:port"}, "HTTP_PROXY does not name a usable proxy"),
+        ({"HTTP_PROXY": "http://"}, "HTTP_PROXY does not name a proxy: it has no host"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_the_variable(

@@ -84,7 +84,7 @@ def test_answers_that_cannot_be_kept_are_told_with_the_place_and_a_remedy(
     with pytest.raises(FourshotError, match=r"sqlite keeps .* unable to open database file\. .* set FOURSHOT_HOME"):
         KeptAnswers("http://host/v1", "large", "work")
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(FourshotError, match=r"No space left on device\. Mend that, or set FOURSHOT_HOME"):
+    with pytest.raises(FourshotError, match=r"No space left on device\. Fix this, or set FOURSHOT_HOME"):
         KeptAnswers("http://host/v1", "large", "work")
 
 

@@ -230,14 +230,14 @@ def test_what_passes_is_asked_again(endpoint: FakeEndpoint, task: Task, tmp_path
     ("reply", "kind", "message"),
     [
         (failure(429, "slow down"), ServiceError, "answers 429 .tried 3 times.: slow down"),
-        (failure(429, "tomorrow", Retry_After="4000"), ServiceError, "left alone for 4000 s"),
+        (failure(429, "tomorrow", Retry_After="4000"), ServiceError, "a pause of 4000 s"),
         (failure(429, "pay", "insufficient_quota"), RequestError, "account there is used up"),
         (failure(503, "sorry"), ServiceError, "answers 503"),
         (failure(401, f"no such key: {KEY}"), RequestError, r"no such key: \*\*\*\. The key of FOURSHOT_TEACHER_KEY"),
         (Reply(body=b"<html></html>"), ServiceError, "not as an OpenAI-compatible endpoint does"),
-        (answered({"error": {"message": f"gone: {KEY}"}}), ServiceError, r"says that it failed .*: gone: \*\*\*\."),
-        (Reply(do="hang up"), ServiceError, "nobody answers"),
-        (Reply(do="hang"), ServiceError, "has not answered within 1.5 s"),
+        (answered({"error": {"message": f"gone: {KEY}"}}), ServiceError, r"reports an error .*: gone: \*\*\*\."),
+        (Reply(do="hang up"), ServiceError, "no response from"),
+        (Reply(do="hang"), ServiceError, "did not answer within 1.5 s"),
     ],
 )
 def test_what_does_not_pass_ends_it_and_what_was_answered_is_kept(
@@ -262,12 +262,12 @@ def test_a_wrong_model_an_unknown_label_and_nobody_are_told(
     with pytest.raises(RequestError, match=r"answers 404.*It has large\. Name one with --teacher-model"):
         annotations_of(teacher(endpoint, task, model="larger"), tmp_path, "snow")
     endpoint.says = "lukewarm"
-    with pytest.raises(InputError, match=r"names no label of any shot.*'lukewarm'"):
+    with pytest.raises(InputError, match=r"names no label for any shot.*'lukewarm'"):
         annotations_of(teacher(endpoint, task, votes=1), tmp_path, "snow")
     monkeypatch.setattr(endpoint, "url", unused_url())
-    with pytest.raises(ServiceError, match="nobody answers"):
+    with pytest.raises(ServiceError, match="no response from"):
         annotations_of(teacher(endpoint, task), tmp_path, "snow")
-    with pytest.raises(InputError, match="may hold no name, password or query"):
+    with pytest.raises(InputError, match="must not contain a name, password or query"):
         remote_teacher(f"http://me:{KEY}@host/v1", "large", task, (), RemoteSettings())
 
 

@@ -176,7 +176,7 @@ def test_what_is_refused_or_says_nothing_is_rejected_and_what_cannot_be_told_is_
         generate=GenerateSettings(per_class=2, max_candidates=6), annotate=ANNOTATE, allow_short=True
     )
     assert not any(reason == "kept" for _, _, reason in draw(teacher(writing, task), tmp_path, run_settings))
-    with pytest.raises(InputError, match=r"variety\.attributes: a remote teacher cannot be told that"):
+    with pytest.raises(InputError, match=r"variety\.attributes: a remote teacher does not support this"):
         draw(teacher(writing, task), tmp_path, RunSettings(variety=VarietySettings(attributes=True)))
 
 
@@ -270,7 +270,7 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
     if kind == "labels":
         assert main([*command, "--set", "variety.attributes=true"]) == 2
-        assert "cannot be told that" in capfd.readouterr().err and not (tmp_path / "out").exists()
+        assert "does not support this" in capfd.readouterr().err and not (tmp_path / "out").exists()
     assert main([*command, "--teacher-model", "lagre"]) == 2 and "It has large" in capfd.readouterr().err
     assert main([*command, "--plan", "--json"]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["calls"] == planned

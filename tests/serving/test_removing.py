@@ -34,7 +34,7 @@ def test_a_task_in_context_goes_and_its_unfinished_run_of_the_same_name_stays(tm
 @pytest.mark.parametrize("mark", ["manifest.json", "shots.json", ".lock"])
 def test_what_is_refused_since_its_run_is_unfinished_is_not_taken_away(tmp_path: Path, mark: str) -> None:
     candidates = unfinished_run(tmp_path / "mood", mark)
-    with pytest.raises(InputError, match=f"mood holds {candidates.parent}, which it would leave damaged"):
+    with pytest.raises(InputError, match=f"mood holds {candidates.parent}, which this would damage"):
         remove(tmp_path, "mood")
     assert candidates.is_file()
 
@@ -44,7 +44,7 @@ def test_the_folder_itself_is_not_taken_away(tmp_path: Path, name: str) -> None:
     root = tmp_path / "served"
     root.mkdir()
     (root / name).write_text("{}")
-    with pytest.raises(InputError, match="which it would leave damaged"):
+    with pytest.raises(InputError, match="which this would damage"):
         remove(root, ".")
     assert (root / name).is_file()
 

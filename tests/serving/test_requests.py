@@ -51,7 +51,7 @@ def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) 
         (b'{"in\\u0070ut": "one", "i\\u006Eput": "two"}', "`input` twice"),
         (b'{"input": {"subject": "a", "sub\\u006aect": "b", "body": "c"}}', "`subject` twice"),
         (b"input=The+bolt", "It looks like a form"),
-        (b'--b\r\nContent-Disposition: form-data; name="input"\r\n\r\nx\r\n--b--', "form of several parts"),
+        (b'--b\r\nContent-Disposition: form-data; name="input"\r\n\r\nx\r\n--b--', "multipart form"),
         (b"", "it is empty"),
         (b" \n", "it is empty"),
         (b"'{input: x}'", "quotes"),

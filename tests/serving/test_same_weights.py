@@ -122,6 +122,6 @@ def test_an_edit_that_cannot_be_answered_with_changes_no_answer(tmp_path: Path, 
 def test_the_version_of_another_task_is_no_damaged_copy(tmp_path: Path, sync: Sync, make: Callable[..., Path]) -> None:
     source, root = make(tmp_path / "made", FILM), tmp_path / "served"
     add_adapter(root, str(source))
-    with pytest.raises(InputError, match="has the same weights, and is of the task film"):
+    with pytest.raises(InputError, match="has the same weights, and belongs to the task film"):
         add_adapter(root, str(with_task(source, tmp_path / "edited", GERMAN)))
     assert labels(sync) == {"film": [*FILM.label_names]}

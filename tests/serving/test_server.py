@@ -208,7 +208,7 @@ def test_a_task_whose_only_version_is_damaged_answers_on(
     wait_for(lambda: "fourshot_damaged_adapters 1.0" in service.http.get("/metrics").text)
     assert service.classify("hurt", {"input": "x"}).json()["adapter"] == adapter.name
     (reason,) = [refusal["reason"] for refusal in service.tasks(True)["refused"] if refusal["path"] == adapter.name]
-    assert "answered on" in reason
+    assert "still served" in reason
     shutil.rmtree(adapter)
     wait_for(lambda: version_of(service, "hurt") == "")
 

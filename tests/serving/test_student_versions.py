@@ -70,7 +70,7 @@ def test_students_alone_need_no_base_model_and_all_else_does(tmp_path: Path, mon
     settings, fitted, _ = complete(ServeSettings(adapters=str(root)))
     assert fitted is not None and fitted.adapters == 1 and not settings.students_only
     refused = Registry(root, no_base).read().refused
-    assert len(refused) == 1 and "students alone" in refused[0].reason
+    assert len(refused) == 1 and "students only" in refused[0].reason
 
 
 def service_of(root: Path, limits: Limits) -> tuple[Service, Students]:
@@ -199,7 +199,7 @@ def test_a_student_whose_name_is_that_of_no_folder_is_refused_and_takes_no_copy_
     assert list(service.adapters.current) == ["task-0"]
     (version,) = service.adapters.current["task-0"]
     assert version.folder and version.folder.is_dir()
-    assert ["is no file name" in refused.reason for refused in service.adapters.refused()] == [True]
+    assert ["is not a file name" in refused.reason for refused in service.adapters.refused()] == [True]
 
 
 def test_onnx_is_used_where_the_card_says_that_it_answers_as_the_checkpoint_does(
@@ -226,7 +226,7 @@ def test_a_student_whose_answers_are_no_numbers_is_refused(tmp_path: Path) -> No
     weights = load_file(student / "model.safetensors")
     save_file({**weights, "classifier.bias": np.full(2, np.nan, np.float32)}, student / "model.safetensors")
     model = ServingModel(student, "", MAX_TOKENS, 2)
-    with pytest.raises(AdapterError, match="no numbers"):
+    with pytest.raises(AdapterError, match="not numbers"):
         model.logits([[2, 3]])
     with pytest.raises(AdapterError, match="cannot be loaded"):
         ServingModel(student, "onnx/model.onnx", MAX_TOKENS, 2)

@@ -159,7 +159,7 @@ def test_students_come_and_go_under_load_and_every_answer_is_of_the_version_it_n
         assert all(future.result() > 0 for future in asking)
     assert not wrong, wrong[0]
     reasons = " ".join(refusal["reason"] for refusal in service.tasks(True)["refused"])
-    assert "started for students alone" in reasons and "not those that its card names" in reasons
+    assert "started for students only" in reasons and "not those that its card names" in reasons
 
 
 def test_a_student_whose_tokenizer_ends_processes_does_not_end_the_service(

@@ -135,20 +135,20 @@ def test_a_data_frame_is_no_list_of_texts(student: Path) -> None:
 def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "student").symlink_to(student)
-    with pytest.raises(InputError, match="is a student, which is no adapter"):
+    with pytest.raises(InputError, match="is a student, not an adapter"):
         find_adapter(tmp_path / "run")
 
 
 def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Path, tmp_path: Path) -> None:
     task = load_task(student / "task.toml")
     other_task = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
-    with pytest.raises(InputError, match="tells apart warm, cold"):
+    with pytest.raises(InputError, match="distinguishes warm, cold"):
         find_teacher(student, other_task)
     with pytest.raises(InputError, match="--key is for a service"):
         find_teacher(student, task, key="k")
     with pytest.raises(InputError, match="needs no base model"):
         find_teacher(student, task, model="x")
-    with pytest.raises(InputError, match="is asked about a task"):
+    with pytest.raises(InputError, match="needs a task"):
         find_teacher("http://127.0.0.1:9")
     with pytest.raises(InputError, match="holds no adapter"):
         find_teacher(tmp_path)
@@ -159,15 +159,17 @@ def test_options_that_whoever_reads_does_not_need_are_refused(
 ) -> None:
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     (tmp_path / "notes.csv").write_text("text\nso good\n")
-    with pytest.raises(InputError, match=r"reads on this machine alone\. Leave --ray out"):
+    with pytest.raises(InputError, match=r"runs on this machine only\. Leave --ray out"):
         find_teacher(student, ray="local")
     with served(FakeService()) as service:
         options: list[dict[str, Any]] = [{"model": "/nosuch"}, {"ray": "local"}]
         for option in options:
-            with pytest.raises(InputError, match=rf"--{next(iter(option))} is for models .* a service answers at http"):
+            with pytest.raises(
+                InputError, match=rf"--{next(iter(option))} is for models .* a service annotates at http"
+            ):
                 annotate(tone, tmp_path / "notes.csv", tmp_path / "out.csv", by=service.url, **option)
         assert not service.received
-    with pytest.raises(InputError, match="a service answers at"):
+    with pytest.raises(InputError, match="a service annotates at"):
         distill(tone, unlabelled=tmp_path / "notes.csv", by="http://127.0.0.1:9", model="x", folder=tmp_path / "d")
     with pytest.raises(InputError, match=r"--data is the data of a task, and the folder .* knows its own"):
         annotate(student, tmp_path / "notes.csv", tmp_path / "out.csv", data="/nosuch")
@@ -215,7 +217,7 @@ def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_other
         annotations = [annotation for part in annotate([texts]) for annotation in part]
         assert [bool(annotation.probabilities) for annotation in annotations] == [True, False, True, False, True]
         assert "too long" in annotations[1].fault
-        with pytest.raises(ServiceError, match=r"reads none of 8 texts: .*too long"):
+        with pytest.raises(ServiceError, match=r"annotated none of 8 texts: .*too long"):
             list(find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([["too long"] * 8]))
 
 
@@ -254,7 +256,7 @@ def test_a_version_that_was_not_there_at_the_beginning_annotates_no_row_in_anoth
         service.replies = [answer, answer._replace(body=answer.body.replace(b"tone-1", b"tone-2"))]
         parts = annotate([["so good"], ["so good"]])
         assert next(parts)[0].probabilities == (0.75, 0.25)
-        with pytest.raises(ServiceError, match=r"tone is answered by tone-2 now, and was by tone-1: .*adapters pin"):
+        with pytest.raises(ServiceError, match=r"tone is now served by tone-2, and was by tone-1\. .*adapters pin"):
             next(parts)
 
 

@@ -137,7 +137,7 @@ def test_a_service_of_such_students_alone_loads_neither_vllm_nor_transformers(
         expected = [result.text for result in generator.generate(INPUTS)]
     with fourshot.Client(service.address) as client:
         assert [result.text for result in client.generate("facts", INPUTS, batch=2)] == expected
-        with pytest.raises(RequestError, match="writes texts"):
+        with pytest.raises(RequestError, match="generates texts"):
             client.predict("facts", INPUTS)
     assert main(["predict", "--url", service.address, "facts", *INPUTS]) == 0
     assert capfd.readouterr().out.splitlines() == [" ".join(text.split()) for text in expected]
@@ -185,7 +185,7 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
     assert [row["n"] for row in written] == list(range(45)) and MOST_WRITTEN > 1
     assert main([*command, "--abstain-below", "0.5"]) == 2
     assert "for tasks with labels" in capfd.readouterr().err
-    with pytest.raises(InputError, match="is no student that writes"):
+    with pytest.raises(InputError, match="is not a student that generates"):
         fourshot.annotate_text(FACTS, tmp_path / "facts.jsonl", tmp_path / "more.csv", by=tmp_path)
     with pytest.raises(InputError, match=r"support_tickets has labels, .* Use annotate\."):
         fourshot.annotate_text("support_tickets", tmp_path / "facts.jsonl", tmp_path / "more.csv")

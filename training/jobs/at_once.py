@@ -78,7 +78,7 @@ def width(model: str, jobs: int, requested: int = 0) -> ParallelWidth:
 def _from_environment() -> int:
     setting = os.environ.get(SWITCH, "")
     if setting and not setting.isdecimal():
-        raise InputError(f"{SWITCH} is {setting!r}. It is a number of trainings, 0 for as many as fit.")
+        raise InputError(f"{SWITCH} is {setting!r}. Give a number of trainings, or 0 for as many as fit.")
     return int(setting or 0)
 
 

@@ -116,8 +116,9 @@ def check_devices(count: int) -> None:
     gpus, cores = (int(max(machine.get(kind, 0) for machine in machines())) for kind in ("GPU", "CPU"))
     if gpus < count and (gpus or cores < CORES_PER_DEVICE * count):
         raise FourshotError(
-            f"No machine of the Ray cluster has enough: at most {gpus} GPUs and {cores} cores, and a training needs "
-            f"{count} GPU{'s' if count > 1 else ''}, or {CORES_PER_DEVICE * count} cores where there is no GPU."
+            f"No machine of the Ray cluster has enough resources: at most {gpus} GPUs and {cores} cores, but a "
+            f"training needs {count} GPU{'s' if count > 1 else ''}, or {CORES_PER_DEVICE * count} cores where there "
+            "is no GPU."
         )
 
 
@@ -140,14 +141,14 @@ def _check_answering(address: str) -> None:
         return
     host, _, port = place.rpartition(":")
     if not (host and port.isdigit() and int(port) < 1 << 16):
-        raise ValueError(f"{origin}{bootstrap!r} is no HOST:PORT")
+        raise ValueError(f"{origin}{bootstrap!r} is not HOST:PORT")
     try:
         _within(ANSWER_S, lambda: _call(host.strip("[]"), int(port), is_head=not scheme))
     except OSError as error:
         raise OSError(f"{origin}{error}") from error
     find_node_ids = getattr(services, "find_node_ids", None)  # later versions of Ray have it, and wait a minute for one
     if not scheme and find_node_ids and not find_node_ids():
-        raise OSError(f"{origin}it answers, and this machine is not part of it (`ray start --address={bootstrap}`)")
+        raise OSError(f"{origin}it responds, but this machine is not part of it (`ray start --address={bootstrap}`)")
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:
@@ -168,7 +169,7 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
     calling.start()
     calling.join(seconds)
     if calling.is_alive():
-        raise TimeoutError(f"nobody answered within {seconds:.0f} s")
+        raise TimeoutError(f"no response within {seconds:.0f} s")
     if errors:
         raise errors[0]
 
@@ -188,9 +189,9 @@ def _call(host: str, port: int, *, is_head: bool) -> None:
                 while len(frame) < 4 and (part := connection.recv(9)):
                     frame += part
                 if frame[3:4] != b"\x04":
-                    raise OSError("what listens there is no Ray")
+                    raise OSError("what listens there is not Ray")
     except TimeoutError:
-        raise TimeoutError(f"nobody answered within {STEP_S:.0f} s") from None
+        raise TimeoutError(f"no response within {STEP_S:.0f} s") from None
     if is_head:
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
 

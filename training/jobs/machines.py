@@ -125,12 +125,15 @@ def _faults(setup: MachineSetup, nodes: Collection[str], timeout_s: float | None
             continue  # the machine has left the cluster, so it needs nothing
         except ray.exceptions.GetTimeoutError:
             fault = (
-                f"no task began there within {ANSWER_S:.0f} s. Is its disk full, or its network gone (`ray status`)?"
+                f"no task began there within {ANSWER_S:.0f} s. Is its disk full, or its network down (`ray status`)?"
             )
         except ray.exceptions.RayError as error:  # such as fourshot missing there, or in another version
             fault = str(error).strip().splitlines()[-1]
         if not fault and required.store and not (Path(required.store) / f"{required.probe}-{name}").exists():
-            fault = f"what it writes into {required.store} is not seen here: one folder must be mounted on all machines"
+            fault = (
+                f"files that it writes into {required.store} are not visible here: one folder must be mounted on all "
+                "machines"
+            )
         if fault:
             faults.append(f"  - {name}: {fault}")
     return faults
@@ -214,10 +217,10 @@ def _fetch(folder: Path, file_server: Any) -> None:
                         received.update(piece)
                         file.write(piece)
                 if received.hexdigest() != digest:
-                    raise OSError(f"{name} has not the content that was sent")
+                    raise OSError(f"{name} does not have the content that was sent")
             settle(staged, folder, sync=True)
     except ray.exceptions.RayError as error:
-        raise OSError(f"nobody could give it ({str(error).strip().splitlines()[-1]})") from error
+        raise OSError(f"no machine could send it ({str(error).strip().splitlines()[-1]})") from error
 
 
 class CheckpointServer:

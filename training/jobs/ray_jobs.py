@@ -169,7 +169,7 @@ class _Queue:
             fit_nodes = [node for node in nodes() if node not in unfit]
             if not failure.of_machine or not fit_nodes or len(unfit) > RETRIES:
                 return FailedJob(key=job.key, kind=failure.kind, message=failure.message)
-            self._tell(f"{job.name} is tried on another machine: {failure.message}")
+            self._tell(f"{job.name} is tried again on another machine: {failure.message}")
             self._submit(number, fit_nodes[number % len(fit_nodes)])
             return None
         deadline = time.monotonic() + SEEN_S

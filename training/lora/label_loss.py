@@ -104,8 +104,8 @@ class LabelLoss:
             self._written_out.checkpointing = True
         else:
             raise FourshotError(
-                f"Memory runs out with a single text of {longest} tokens: {reason}. Nothing was saved. Cut texts "
-                "shorter (max_text_words), close other programs, or take a smaller base."
+                f"Memory runs out even with a single text of {longest} tokens: {reason}. Nothing was saved. Shorten "
+                "the texts (max_text_words), close other programs, or use a smaller base."
             )
 
     def _backward(
@@ -224,9 +224,9 @@ def _spread_targets(
         return None
     if whole_text or not tokens.one_step:
         raise InputError(
-            "Soft targets and label_smoothing need the loss on the label alone and labels that one token tells apart; "
-            f"got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. Set train.loss "
-            "to 'label' and verbalizer to 'token'."
+            "Soft targets and label_smoothing need the loss on the label alone and labels that one token "
+            f"distinguishes; got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. "
+            "Set train.loss to 'label' and verbalizer to 'token'."
         )
     num_labels = len(tokens.ids)
     rows = torch.zeros(len(examples), num_labels)

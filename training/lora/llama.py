@@ -102,7 +102,7 @@ class LlamaDecoder:
     def __init__(self, wrapped: Any) -> None:
         """Raises ValueError if `decoder_supports` is false."""
         if not decoder_supports(wrapped):
-            raise ValueError("this model is no Llama, or kin of it, with plain LoRA")
+            raise ValueError("this model is not a Llama-like one with plain LoRA")
         self._model = wrapped.get_base_model().get_decoder()
         config = self._model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads

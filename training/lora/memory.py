@@ -55,9 +55,9 @@ def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
     needed, free = base_bytes(model, number_bytes), free_bytes(device)
     if needed > free:
         raise FourshotError(
-            f"The base model {model} needs {needed / GB:.1f} GB of memory, and {free / GB:.1f} GB are free on this "
-            f"{'machine' if device == 'cpu' else 'GPU'}. Close other programs, take a larger machine, or another base "
-            "with --model."
+            f"The base model {model} needs {needed / GB:.1f} GB of memory, but {free / GB:.1f} GB are free on this "
+            f"{'machine' if device == 'cpu' else 'GPU'}. Close other programs, use a larger machine, or give another "
+            "base with --model."
         )
 
 

@@ -161,9 +161,9 @@ class Optimization:
         fault = f"{subject} not a number at step {step} of {self.planned}. Nothing was saved."
         if not self.losses:
             return FourshotError(
-                f"{fault} Nothing was learnt before, so the base is at fault, or a text: look for weights that are not "
-                "numbers (copy or fetch the base again) and for texts that are not text."
+                f"{fault} Nothing was learnt before, so the base or a text is at fault: look for weights that are not "
+                "numbers (copy or fetch the base again) and for garbled texts."
             )
         return FourshotError(
-            f"{fault} Lower learning_rate (it is {self._settings.learning_rate}) or look for texts that are not text."
+            f"{fault} Lower learning_rate (it is {self._settings.learning_rate}) or look for garbled texts."
         )

@@ -39,7 +39,7 @@ def target_modules(model: str | Path, requested: TargetModules) -> tuple[str, ..
     if missing:
         raise InputError(
             f"The base in {model} has no {' and no '.join(missing)} to train (train.target_modules). Its projections "
-            f"are {', '.join(available)}. Name some of these, or say 'all'."
+            f"are {', '.join(available)}. Name some of these, or give 'all'."
         )
     return tuple(requested)
 
@@ -74,8 +74,8 @@ def check_trainable(model: str, requested: TargetModules) -> None:
         check_lora_support(model)
         if kinds := unmasked_layers(model):
             raise InputError(
-                f"The base in {model} has layers that see the texts before in a packed row ({', '.join(kinds)}), so no "
-                "adapter is trained on it; take one of attention layers alone (docs/models.md)."
+                f"The base in {model} has layers that see the preceding texts of a packed row ({', '.join(kinds)}), "
+                "so no adapter can be trained on it. Use a base with attention layers only (docs/models.md)."
             )
         target_modules(model, requested)
 

@@ -188,7 +188,9 @@ def _check(examples: Sequence[TrainingExample], held_out: Sequence[TrainingExamp
         raise InputError("There is nothing to train on: no examples. Give at least one per label.")
     if not labels:
         if held_out:
-            raise InputError("Held-out examples choose by the labels' loss, and there are no labels. Leave them out.")
+            raise InputError(
+                "Held-out examples choose the epoch by the labels' loss, but there are no labels. Leave them out."
+            )
         check_written(examples)
         return
     wrong = [example.target for example in (*examples, *held_out) if not 0 <= example.target < len(labels)]

@@ -24,8 +24,8 @@ def encode_written(
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError(
-            "The base model's tokenizer has no end token (eos_token), so nothing that it writes would end. Name "
-            "another base with --model."
+            "The base model's tokenizer has no end token (eos_token), so no generated text would end. Name another "
+            "base with --model."
         )
     texts = [example.written or "" for example in examples]
     encoded = encode_prompts(tokenizer, [example.prompt + text for example, text in zip(examples, texts, strict=True)])
@@ -43,6 +43,6 @@ def check_written(examples: Sequence[TrainingExample]) -> None:
     """Raise InputError unless every example has a written continuation."""
     if blank := [index for index, example in enumerate(examples) if example.written is UNSET or not example.written]:
         raise InputError(
-            f"{len(blank)} of {len(examples)} examples have nothing to be written (the first is number {blank[0]}). "
-            "Without labels, each needs a text."
+            f"{len(blank)} of {len(examples)} examples have a blank text (the first is number {blank[0]}). Without "
+            "labels, each needs a text."
         )

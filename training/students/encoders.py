@@ -69,18 +69,18 @@ def _check(folder: Path) -> None:
         )
 
         if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-            faults.append(f"transformers knows no text classifier of the kind {kind!r}")
+            faults.append(f"transformers has no text classifier of the kind {kind!r}")
         elif config.get("is_encoder_decoder") or any(
             name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()
         ):
-            faults.append(f"it is no encoder: config.json says architectures {config.get('architectures')}")
+            faults.append(f"it is not an encoder: config.json has the architectures {config.get('architectures')}")
         elif (
             kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
             or AutoConfig.from_pretrained(folder, trust_remote_code=False).is_encoder_decoder
         ):
-            faults.append(f"a model of the kind {kind!r} is no encoder of texts, such as BERT or RoBERTa")
+            faults.append(f"a model of the kind {kind!r} is not a text encoder, such as BERT or RoBERTa")
         elif kind in MIXES_PADDING:
-            faults.append(f"an encoder of the kind {kind!r} reads the padding of a batch as a part of its texts")
+            faults.append(f"an encoder of the kind {kind!r} treats the padding of a batch as a part of its texts")
         else:
             faults += _tokenizer_faults(folder)
     except OSError:
@@ -252,6 +252,6 @@ def check_max_tokens(encoder: ResolvedEncoder, max_tokens: int) -> None:
         positions -= int(config.get("pad_token_id", 1)) + 1
     if isinstance(positions, int) and max_tokens > positions > 0:
         raise InputError(
-            f"--max-tokens {max_tokens}: {encoder.name} reads at most {positions} tokens. Give at most that; windows "
-            "(--long-texts windows) read longer texts in parts."
+            f"--max-tokens {max_tokens}: {encoder.name} accepts at most {positions} tokens. Give at most that; "
+            "--long-texts windows splits longer texts into parts."
         )

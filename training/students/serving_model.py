@@ -88,8 +88,8 @@ class ServingModel(TextReader):
             logits = self._compute(ids, mask)
             if logits.shape != (len(part), self._num_labels) or not np.isfinite(logits).all():
                 raise AdapterError(
-                    f"it gives {list(logits.shape)} values, or some that are no numbers; {len(part)} texts and "
-                    f"{self._num_labels} labels were asked for"
+                    f"it gives {list(logits.shape)} values, or some that are not numbers; {len(part)} texts and "
+                    f"{self._num_labels} labels were expected"
                 )
             out[part] = logits
         return out

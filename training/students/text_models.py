@@ -63,8 +63,8 @@ def _is_seq2seq(folder: Path) -> bool:
         return False  # `resolve_model` then reports what is wrong
     if architectures and not any("LM" in name or "Generation" in name for name in architectures):
         raise ModelNotFoundError(
-            f"{folder} writes no texts: config.json says architectures {architectures}. A text generation task's "
-            f"student is a causal or a sequence-to-sequence model. {HOW_TO_GO_ON}"
+            f"{folder} does not generate texts: config.json has the architectures {architectures}. A text generation "
+            f"task's student is a causal or a sequence-to-sequence model. {HOW_TO_GO_ON}"
         )
     return is_seq2seq
 

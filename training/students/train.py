@@ -61,8 +61,8 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     ]
     if not sure:
         raise InputError(
-            f"The teacher is sure of no text: of {len(job.examples)} none has a label of at least "
-            f"{settings.min_confidence}. Lower student.min_confidence."
+            f"The teacher is not sure enough of any text: none of {len(job.examples)} has a label with a probability "
+            f"of at least {settings.min_confidence}. Lower student.min_confidence."
         )
     learnt, held_out = hold_out(sure, settings.held_out, job.seed)
     began_s = time.perf_counter()
@@ -288,7 +288,7 @@ def _check(job: StudentJob) -> None:
     if len(job.labels) < 2:
         raise InputError(f"A classifier needs at least two labels, got {list(job.labels)}.")
     if not job.examples:
-        raise InputError("There is nothing to train a student on. Give unlabelled texts, or have some written.")
+        raise InputError("There is nothing to train a student on. Give unlabelled texts, or have some generated.")
     for example in job.examples:
         taught = example.probabilities
         if len(taught) != len(job.labels) or min(taught) < 0 or abs(sum(taught) - 1) > 1e-3:

@@ -59,10 +59,10 @@ def load_spot_checks(folder: Path) -> tuple[SpotCheck, ...]:
     try:
         return msgspec.toml.decode(file.read_bytes(), type=SpotChecks).seen
     except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}. It says which texts were seen when.") from error
+        raise InputError(f"{file} cannot be read: {error.strerror}. It records which texts were seen when.") from error
     except msgspec.DecodeError as error:
         keys = ", ".join(SpotCheck.__struct_fields__)
-        raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {keys}.") from error
+        raise InputError(f"{file} is not a list of spot checks: {error}. Write [[seen]] with {keys}.") from error
 
 
 def spot_check_table(folder: Path) -> str:
@@ -224,7 +224,7 @@ def run(options: Options) -> int:
     if options.out and not options.targets:
         raise InputError("--out goes with --targets.")
     if not options.results.is_dir():
-        raise InputError(f"--results {options.results} is no folder. Name one with results of `fourshot bench`.")
+        raise InputError(f"--results {options.results} is not a folder. Name one with results of `fourshot bench`.")
     if missing := [str(path) for path in options.write if not path.is_file()]:
         raise InputError(f"--write: there is no file {missing[0]}. Name Markdown files that have markers.")
     if options.targets:

@@ -37,7 +37,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     adapters: Annotated[Path, "a result of `fourshot bench adapters`, of the same machine"]
     out: Out
     tasks: Annotated[Positive, "adapters, each of a task of its own"] = 10_000
-    zipf: Annotated[float, "exponent of the law by which tasks are asked"] = 1.1
+    zipf: Annotated[float, "exponent of Zipf's law, by which tasks are requested"] = 1.1
     memory: Annotated[Positive, "adapters that a replica keeps in memory beside its slots"] = 1024
     replicas: Annotated[tuple[Positive, ...], "how many"] = (8, 16, 32, 64)
     loads: Annotated[tuple[Positive, ...], "requests/s for which the number of replicas is sought"] = (200, 1000)

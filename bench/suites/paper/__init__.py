@@ -108,9 +108,8 @@ def _lead(model: str, means: scores.MeanScores, timings: Sequence[Timing], tasks
 def _paper(result: Mapping[str, Any], bases: Sequence[str]) -> Section:
     intro = Markup(
         "<p>This is the work of {}, whose recipe this project follows and changes. Its models were of another size "
-        "than {} measured here, so what can be compared is not the height of the numbers but what they say: whether an "
-        "adapter keeps up with examples in the prompt, what filtering brings, what more data brings, how much time is "
-        "saved.</p>"
+        "than {} measured here, so the numbers cannot be compared, but what they show can: whether an adapter keeps "
+        "up with examples in the prompt, what filtering brings, what more data brings, how much time is saved.</p>"
     ).format(link("Patwa et al. 2024", PAPER_URL), in_words(bases))
     rows = [
         (fact.what, fact.paper, link(fact.source, fact.address) if fact.address else fact.source)

@@ -25,8 +25,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"
         None
     )
     models: Annotated[tuple[str, ...], "several bases side by side, 'embedded' among them, in place of --model"] = ()
-    runs: Annotated[Path, "where comparisons lie"] = Path("runs/paper")
-    known: Annotated[tuple[Path, ...], "results of comparisons there are"] = ()
+    runs: Annotated[Path, "folder of the comparisons"] = Path("runs/paper")
+    known: Annotated[tuple[Path, ...], "existing results of comparisons"] = ()
     ray: Annotated[str, "train over Ray: 'local', 'auto' or a cluster's address"] = ""
     no_times: Annotated[bool, "do not time transformers"] = False
     draw: Annotated[Path | None, "measure nothing: draw the page of this result"] = None

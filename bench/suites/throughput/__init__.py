@@ -54,7 +54,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     repeats: Annotated[Positive, "of vLLM alone, ours and transformers, by turns"] = 3
     batch_texts: Annotated[Positive, "of transformers, in a repeat"] = 96
     corpus_rows: Annotated[Positive, "of the corpus, per class"] = 80
-    filter_texts: Annotated[Positive, "that the filter reads"] = 192
+    filter_texts: Annotated[Positive, "that the filter annotates"] = 192
     distilabel: Annotated[str, "an interpreter that has fourshot and distilabel"] = ""
 
 
@@ -225,7 +225,7 @@ def _versions(python: str) -> dict[str, str]:
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure every sampler, and the machine before and after. Raises InputError for an invalid --distilabel."""
     if options.distilabel and not shutil.which(options.distilabel):
-        raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
+        raise InputError(f"--distilabel {options.distilabel} is not a program. Name a Python interpreter.")
     with opened_base(options.model, options.shape) as model:
         workload = load_workload(options.task, options.data, options.shots)
         measurement = ThroughputMeasurement(options, workload, model, done)

@@ -116,7 +116,7 @@ def first_working_mode(
             return mode
         refused.append(answer)
     raise InputError(
-        f"{endpoint.model} at {endpoint.url} refuses to write in every way that is known. It says: "
+        f"{endpoint.model} at {endpoint.url} refuses all known kinds of requests to generate texts. It says: "
         f"{refused[0].message}."
     )
 

@@ -68,4 +68,4 @@ class Budget:
         counts += f" for {self._unread_cost:.4g} at most" if self._unread_cost else ""
         if limits.max_requests is not None and spent.requests + self._failed >= limits.max_requests:
             return f"--max-requests {limits.max_requests} is reached: {counts}."
-        return f"--max-cost {limits.max_cost:g} is reached: {counts}; {cost:.4g} is spent, and the next may cost more."
+        return f"--max-cost {limits.max_cost:g} is reached: {counts}; {cost:.4g} is spent, and the next may exceed it."

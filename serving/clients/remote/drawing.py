@@ -46,7 +46,7 @@ def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
         "sampling.bias": settings.sampling.bias,
     }
     if names := [name for name, value in untold.items() if value]:
-        raise InputError(f"{' and '.join(names)}: a remote teacher cannot be told that. Leave it out.")
+        raise InputError(f"{' and '.join(names)}: a remote teacher does not support this. Leave it out.")
     per_round = math.ceil(SPARE * settings.generate.per_class)
     # A text that cannot be annotated has uniform probabilities, and must not be kept.
     confidence = max(settings.annotate.confidence, 1 / num_labels + 1e-3)
@@ -111,7 +111,7 @@ class _RemoteWorker:
         refused = [answer for answer in answers if isinstance(answer, RequestRefused)]
         if answers and len(refused) == len(answers):
             raise ServiceError(
-                f"{self._endpoint.model} writes none of {len(answers)} texts: {refused[0].message}. {GO_ON}"
+                f"{self._endpoint.model} generated none of {len(answers)} texts: {refused[0].message}. {GO_ON}"
             )
         draws = [
             Draw(candidate=_candidate(task, name, prompt, unit.batch, answer))

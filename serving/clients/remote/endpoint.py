@@ -39,7 +39,7 @@ REFUSALS = (400, 403, 404, 405, 413, 422, 501)  # codes that may concern one req
 CLOSE_S = 5.0
 PROGRESS_EVERY_S = 2.0  # between reports of progress
 MOST_FORBIDDEN = 8  # responses of 403 in a row, after which the key is taken to be refused, not a text
-GO_ON = "What was answered is kept, and the same command goes on from there."
+GO_ON = "Its answers so far are kept, and the same command resumes from there."
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +74,8 @@ class Endpoint:
             import openai
         except ImportError:
             raise InputError(
-                "A teacher behind an OpenAI-compatible address needs the client. Install it in fourshot's clone: "
-                "pip install '.[teacher]'"
+                "A teacher behind an OpenAI-compatible address needs OpenAI's client. Install it in fourshot's "
+                "clone: pip install '.[teacher]'"
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
@@ -150,7 +150,7 @@ class Endpoint:
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), seconds)
-                raise ServiceError("given up, for another request failed")
+                raise ServiceError("given up, because another request failed")
 
         retrying = tenacity.AsyncRetrying(
             sleep=pause,
@@ -201,20 +201,20 @@ class Endpoint:
             return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
         if isinstance(error, TimeoutError):
             raise ServiceError(
-                f"{self.model} at {self.url} has not answered within {self._settings.timeout_s:g} s{tried}. {GO_ON} "
+                f"{self.model} at {self.url} did not answer within {self._settings.timeout_s:g} s{tried}. {GO_ON} "
                 "Give it more time with --timeout-s, or fewer requests at a time with --concurrency.",
                 kind="timeout",
             ) from error
         if isinstance(error, openai.APIConnectionError):
             cause = self._without_key(str(error.__cause__ or error)).rstrip(".")
-            raise ServiceError(f"nobody answers at {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
+            raise ServiceError(f"no response from {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
         if isinstance(error, FailedAnswerError):
             message = clipped(self._without_key(str(error)), MOST_MESSAGE_CHARS).rstrip(".")
-            fault = f"{self.model} at {self.url} answers 200 and says that it failed{tried}: {message}. {GO_ON}"
+            fault = f"{self.model} at {self.url} answers 200, but reports an error{tried}: {message}. {GO_ON}"
             raise ServiceError(fault, kind="failed") from error
         raise ServiceError(
-            f"{self.url} answered, and not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its address? "
-            f"It usually ends in /v1. {GO_ON}",
+            f"{self.url} answered, but not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its "
+            f"address? It usually ends in /v1. {GO_ON}",
             kind="strange_answer",
         ) from error
 
@@ -222,24 +222,24 @@ class Endpoint:
         code, message = error.status_code, self._without_key(message_of(error)).rstrip(".")
         intro = f"{answers}: {message}."
         if code in (401, 403) and not is_moderated(error):
-            cause = f"The key of {self._key_from} is refused" if self._key_from else "It wants a key"
+            cause = f"The key of {self._key_from} is refused" if self._key_from else "It needs a key"
             remedy = f"set {KEY_VARIABLES[0]} in the environment"
             self._forbidden.append(RequestError(f"{intro} {cause}: {remedy}. {GO_ON}", code, "no_key"))
             if code == 401 or len(self._forbidden) >= MOST_FORBIDDEN:
                 raise self._forbidden[-1]
         if code == 402 or is_used_up(error):
-            raise RequestError(f"{intro} The account there is used up. {GO_ON}", code, "used_up")
+            raise RequestError(f"{intro} The quota of the account there is used up. {GO_ON}", code, "used_up")
         if code == 404:
             names = await self._models()
             advice = "Name one with --teacher-model; an address usually ends in /v1"
             if names and self.model not in names:
                 raise RequestError(f"{intro} It has {', '.join(names[:20])}. {advice}.", code, "unknown_model")
             if not names:  # it may be the route that is unknown, and another one known
-                message += f". It does not say which models it has. {advice}"
+                message += f". It does not list its models. {advice}"
         if code in REFUSALS:
             return RequestRefused(code=code, message=message)
         if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
-            intro += f" It asks to be left alone for {asked_s:.0f} s."
+            intro += f" It asks for a pause of {asked_s:.0f} s."
         raise ServiceError(f"{intro} {GO_ON}", code, "busy" if code == BUSY else "failed")
 
     def _check_place(self, response: Any) -> None:
@@ -248,8 +248,8 @@ class Endpoint:
             return
         url = str(response.url.join(response.headers["location"])).removesuffix("/completions").removesuffix("/chat")
         raise RequestError(
-            f"{self.url} leads on to {url}, where nothing was sent. Give the address that answers itself: --teacher "
-            f"{url}, if that is the one.",
+            f"{self.url} redirects to {url}, where nothing was sent. If that is the right address, give it: --teacher "
+            f"{url}.",
             kind="moved",
         )
 

@@ -94,7 +94,7 @@ def forecast_reading(
             stages[name] = reading(sample or shots, count)
     if known_mode is None and settings.votes > 1:
         doubts.append(
-            f"if it tells no probabilities, {settings.votes} answers for each text, in as many requests where it gives "
-            "one at a time"
+            f"if it returns no probabilities, {settings.votes} answers for each text, in as many requests where it "
+            "gives one at a time"
         )
     return forecast_requests(asks, settings, stages, "; ".join(doubts))

@@ -112,13 +112,13 @@ class KeptAnswers:
             if "full" in str(error):
                 raise OSError(errno.ENOSPC, str(error), str(self.path)) from error
             raise FourshotError(
-                f"{self.path} keeps what the teacher answers, and cannot be used: {self._reason(error)}. Mend that, or "
-                "set FOURSHOT_HOME to a folder on another disk; what was answered there is asked again then."
+                f"{self.path} keeps the teacher's answers, and cannot be used: {self._reason(error)}. Fix this, or "
+                "set FOURSHOT_HOME to a folder on another disk; answers kept here are then requested again."
             ) from error
         except sqlite3.DatabaseError as error:
             raise InputError(
-                f"{self.path} should hold what the teacher answered, and cannot be read: {error}. Put it back from a "
-                "copy, or move it away to have everything asked again."
+                f"{self.path} should hold the teacher's answers, but cannot be read: {error}. Put it back from a "
+                "copy, or move it away to request all answers again."
             ) from error
 
     def _reason(self, error: sqlite3.OperationalError) -> str:

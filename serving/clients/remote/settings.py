@@ -58,7 +58,7 @@ class RemoteSettings(Typed, frozen=True, kw_only=True):
 def check_has_model(model: str | None, settings: RemoteSettings | None) -> None:
     """Raise InputError for settings of a remote teacher without its model."""
     if settings is not None and not model:
-        raise InputError("How a remote teacher is asked needs its model: give teacher_model, too (--teacher-model).")
+        raise InputError("The settings of a remote teacher need its model: give teacher_model, too (--teacher-model).")
 
 
 def check_has_address(by: object, model: str | None, key: str | None) -> None:
@@ -76,13 +76,13 @@ def checked_endpoint(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise InputError(f"{without_password(url)!r} is no address of a teacher: {error}. {EXAMPLE}") from None
+        raise InputError(f"{without_password(url)!r} is not an address of a teacher: {error}. {EXAMPLE}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{without_password(url)!r} is no address of a teacher. {EXAMPLE}")
+        raise InputError(f"{without_password(url)!r} is not an address of a teacher. {EXAMPLE}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
-            "A teacher's address is written into cards and logs, so it may hold no name, password or query. Give the "
-            f"address alone, and the key in {KEY_VARIABLES[0]}."
+            "A teacher's address is written into cards and logs, so it must not contain a name, password or query. "
+            f"Give the address alone, and the key in {KEY_VARIABLES[0]}."
         )
     read_address(url)  # raises for what a socket could not connect to
     return url.rstrip("/")
@@ -93,6 +93,6 @@ def teacher_key() -> tuple[str, str]:
     for name in KEY_VARIABLES:
         if key := os.environ.get(name, "").strip():
             if re.search(r"[^\x21-\x7e]", key):
-                raise InputError(f"{name} has characters that no key has. Set it to the key alone.")
+                raise InputError(f"{name} has characters that do not occur in keys. Set it to the key alone.")
             return key, name
     return NO_KEY, ""

@@ -110,7 +110,7 @@ class _RemoteReader:
                     answers = self._label_answers(endpoint, [(text, self._shots) for text in texts])
                     readings = [answer for answer in answers if isinstance(answer, LabelAnswer)]
                     if len(texts) >= FEW and not readings:
-                        raise ServiceError(f"{self.name} reads none of {len(texts)} texts: {answers[0]}. {GO_ON}")
+                        raise ServiceError(f"{self.name} annotated none of {len(texts)} texts: {answers[0]}. {GO_ON}")
                     self._outside += [reading.outside for reading in readings]
                     annotations = [self._annotation(text, answer) for text, answer in zip(texts, answers, strict=True)]
                     self.account = self._accounted(endpoint)
@@ -143,7 +143,7 @@ class _RemoteReader:
             fewer = _fewer(self._shots)
             if not (fewer and any(NO_ROOM.search(refusal.message) for refusal in refused)):
                 raise InputError(
-                    f"{self._model} at {self._url} refuses to read texts in every way that is known. It says: "
+                    f"{self._model} at {self._url} refuses all known kinds of requests to annotate texts. It says: "
                     f"{refused[0].message}." + f" Of completions: {refused[-1].message}." * (refused[-1] != refused[0])
                 )
             self._shots = fewer
@@ -170,8 +170,8 @@ class _RemoteReader:
         ]
         if not read_shots:
             raise InputError(
-                f"{self._model} at {self._url} names no label of any shot: {answers[0]}. Is it a model that "
-                "follows instructions? One that thinks aloud needs more --answer-tokens."
+                f"{self._model} at {self._url} names no label for any shot: {answers[0]}. Is it a model that follows "
+                "instructions? A reasoning model needs more --answer-tokens."
             )
         targets = np.array([self._labels.index(shot.label) for _, shot in read_shots])
         logs = _logs([reading for reading, _ in read_shots])
@@ -180,7 +180,7 @@ class _RemoteReader:
         evidence = weigh({"remote": held_out}, targets)["remote"]
         accuracy = evidence.accuracy * len(read_shots) / len(tested)  # a shot without a label counts as wrong
         self._evidence = msgspec.structs.replace(evidence, accuracy=accuracy, num_texts=len(tested))
-        message = f"{self._model}: {accuracy:.0%} of {len(tested)} shots right, each read with others in the prompt"
+        message = f"{self._model}: {accuracy:.0%} of {len(tested)} shots right, annotated with others in the prompt"
         on_event(Event(stage="annotate", message=message))
 
     def _requests(self, text: str, shots: Sequence[Example], mode: RequestMode) -> list[CompletionRequest]:

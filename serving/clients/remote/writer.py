@@ -43,7 +43,7 @@ def remote_writer(
     ``real`` None: `USUAL_REAL` pairs; 0: all. Sends nothing yet. Raises InputError for a bad address, key or setting.
     """
     if settings.votes != RemoteSettings().votes:
-        raise InputError("--votes is for tasks with labels: a target is written once. Leave it out.")
+        raise InputError("--votes is for tasks with labels: a target is generated once. Leave it out.")
     teacher_key()
     usable, *_ = load_real(task)
     shown_pairs = take_real(usable, real, seed)[:SHOWN]  # the first of those used in training
@@ -109,7 +109,7 @@ class _RemoteWriter:
     def _check(self, faults: Sequence[str], noun: str) -> None:
         """Raise ServiceError if all of many requests have a fault."""
         if len(faults) >= FEW and all(faults):
-            raise ServiceError(f"{self.name} writes no {noun}, asked for {len(faults)}: {faults[0]}. {GO_ON}")
+            raise ServiceError(f"{self.name} generated no {noun}, asked for {len(faults)}: {faults[0]}. {GO_ON}")
 
     def _accounted(self, endpoint: Endpoint, noun: str) -> RemoteTeacher:
         assert self._mode

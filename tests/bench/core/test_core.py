@@ -239,7 +239,7 @@ def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: P
     with pytest.raises(InputError, match="nothing can be written"):
         check_out(Path("/proc/nowhere/result.json"), "latency")
     (tmp_path / "mine.json").write_text('{"precious": 1}')
-    with pytest.raises(InputError, match=r"would be written over: .*mine\.json is no result"):
+    with pytest.raises(InputError, match=r"would be overwritten: .*mine\.json is not a result"):
         check_out(tmp_path / "mine.json", "latency")
     with pytest.raises(InputError, match="trec"):
         check_data(tmp_path, ["trec"])

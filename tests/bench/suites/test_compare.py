@@ -101,7 +101,7 @@ def test_the_command_refuses_what_is_no_result(tmp_path: Path, capsys: Any) -> N
     file = tmp_path / "other.json"
     file.write_text("[]")
     assert run(["bench", "compare", str(file), str(file)]) == 2
-    assert "no result" in capsys.readouterr().err
+    assert "not a result" in capsys.readouterr().err
 
 
 def run(arguments: list[str]) -> int:
@@ -132,7 +132,7 @@ def test_a_slower_machine_is_not_a_slower_engine_and_values_stay_those_of_the_fi
     [("model", {"settings": {"model": "large"}}), ("dummy weights", {"dummy_weights": True})],
 )
 def test_results_of_another_model_are_not_compared(name: str, change: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=f"are of another {name}"):
+    with pytest.raises(InputError, match=f"differ in {name}"):
         compare({**result(1), "settings": {"model": "small"}, "dummy_weights": False}, {**result(2), **change})
 
 

@@ -135,7 +135,7 @@ def test_results_of_another_model_are_refused(options_of: Callable[..., Options]
     with pytest.raises(InputError, match="measured with vicuna"):
         PaperMeasurement(options_of(known=(other_file,)), lambda _: None, FakeCompare(), times).run()
     other_file.write_text("{}")
-    with pytest.raises(InputError, match="no result of `fourshot compare`"):
+    with pytest.raises(InputError, match="not a result of `fourshot compare`"):
         read_comparison(other_file)
 
 

@@ -141,7 +141,7 @@ def test_the_page_is_drawn_from_a_result_on_the_command_line(
     assert "Table 1" in page.read_text("utf-8")
     file.write_text('{"schema": 1}')
     assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 2
-    assert "no result of a benchmark" in capsys.readouterr().err
+    assert "not a result of a benchmark" in capsys.readouterr().err
     assert cli.main(["bench", "paper"]) == 2
     assert "--out FILE.json is needed" in capsys.readouterr().err
 

@@ -35,7 +35,7 @@ def test_the_table_has_a_row_for_each_spot_check(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[[seen]]\nwhen = 3\n", "[[seen"])
 def test_a_file_that_is_no_list_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / SEEN_FILE).write_text(content)
-    with pytest.raises(InputError, match=rf"{SEEN_FILE} is no list of looks.*when, base, commit, texts, why"):
+    with pytest.raises(InputError, match=rf"{SEEN_FILE} is not a list of spot checks.*when, base, commit, texts, why"):
         load_spot_checks(tmp_path)
     (tmp_path / SEEN_FILE).unlink()
     with pytest.raises(InputError, match="cannot be read"):

@@ -115,7 +115,7 @@ def test_pins_are_left_alone_where_an_attribute_of_the_slots_is_renamed(
     assert LRUCacheWorkerLoRAManager._apply_adapters is apply_adapters
     (record,) = warnings_of(caplog)
     assert "vllm.utils.cache:LRUCache.__init__ sets no pinned_items" in record.getMessage()
-    assert "With --hot, a step of as many other adapters" in record.getMessage()
+    assert "With --hot, a step with as many other adapters" in record.getMessage()
 
 
 def test_a_vllm_that_lacks_something_goes_without_the_seam_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,18 +128,18 @@ def test_a_vllm_that_lacks_something_goes_without_the_seam_and_says_so_once(capl
         "json:loads",
     )
     missing = faults(changed)
-    assert missing[0].startswith("json:dumps takes (obj, skipkeys,") and missing[0].endswith(
-        "(obj, indent) is relied on"
-    )
+    assert missing[0].startswith("json:dumps takes (obj, skipkeys,") and missing[0].endswith("expected (obj, indent)")
     assert missing[1:] == [
-        "json:JSONEncoder.no_such is not there",
-        "no.such.module:f is not there",
+        "json:JSONEncoder.no_such is missing",
+        "no.such.module:f is missing",
         "json:JSONEncoder.__init__ sets no no_such",
     ]
     assert not changed.holds() and not changed.holds()
     (record,) = warnings_of(caplog)
     assert "a seam is left out" in record.getMessage() and "Something is lost." in record.getMessage()
-    with pytest.raises(FourshotError, match=r"vLLM \S+ is not one .*no_such is not there.*Install vLLM 0\.26 or 0\.32"):
+    with pytest.raises(
+        FourshotError, match=r"vLLM \S+ is not supported .*no_such is missing.*Install vLLM 0\.26 or 0\.32"
+    ):
         changed.require()
 
 
@@ -150,7 +150,7 @@ def test_another_version_is_said_and_used_where_all_is_there(
     assert seam("json:loads").holds() and seam("json:loads").holds()
     (record,) = warnings_of(caplog)
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("vLLM 0.99.0: a seam was tried on 0.26 and 0.32 only")
+    assert record.getMessage().startswith("vLLM 0.99.0: a seam was tested with 0.26 and 0.32 only")
 
 
 def test_a_seam_claims_only_the_releases_that_it_was_written_for(
@@ -160,7 +160,7 @@ def test_a_seam_claims_only_the_releases_that_it_was_written_for(
     assert SEAMS["lora_pins"].holds() and not warnings_of(caplog)
     assert SEAMS["cpu_eager"].holds()
     (record,) = warnings_of(caplog)
-    assert "was tried on 0.32 only" in record.getMessage()
+    assert "was tested with 0.32 only" in record.getMessage()
 
 
 def test_an_engine_ends_without_what_its_vllm_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> Non
         distill(asked(folder))
     with pytest.raises(InputError, match="has none"):
         distill(asked(folder, generate=3, by=Teacher().named(folder)))
-    with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 reads at most 512 tokens"):
+    with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 accepts at most 512 tokens"):
         make(folder, Teacher(), StudentSettings(max_tokens=513))
     write_jsonl(folder / "notes.jsonl", [{"text": "snow", "p_cold": 1}])
     with pytest.raises(InputError, match="the table already has a column 'p_cold'"):

@@ -223,7 +223,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
 def test_a_causal_student_that_cannot_be_trained_is_refused_before_anything_is_made(
     folder: Path, tiny_model: str
 ) -> None:
-    with pytest.raises(InputError, match="in a packed row"):
+    with pytest.raises(InputError, match="of a packed row"):
         make(folder, tiny_model, student=tiny_checkpoint("lfm2", folder / "lfm2"))
     assert not (folder / "out").exists()
 

@@ -215,5 +215,5 @@ def test_a_task_that_was_run_alone_into_that_place_drops_out_and_the_others_go_o
     assert (out / "adapters").is_dir() and not (out / "adapters").is_symlink()
     code, printed = train(base, tmp_path / "tasks", tmp_path / "out")
     outcomes = {str(line["task"]): line for line in printed if line["type"] == "task"}
-    assert "is no link" in str(outcomes["colours"]["message"]) and "(--out)" in str(outcomes["colours"]["message"])
+    assert "is not a link" in str(outcomes["colours"]["message"]) and "(--out)" in str(outcomes["colours"]["message"])
     assert outcomes["shades"]["state"] == "finished" and code == 2

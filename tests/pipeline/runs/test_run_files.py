@@ -86,9 +86,9 @@ def test_only_so_many_lines_are_kept_and_never_a_torn_one(tmp_path: Path, count:
 
 def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: Path) -> None:
     (tmp_path / "n.jsonl").write_bytes(b"1\n2\n")
-    with pytest.raises(RunFolderError, match=r"n\.jsonl has 2 whole lines where 3 were finished.*--out"):
+    with pytest.raises(RunFolderError, match=r"n\.jsonl has 2 complete lines, but 3 were finished.*--out"):
         RunFolder(tmp_path).keep_lines("n.jsonl", 3)
-    with pytest.raises(RunFolderError, match=r"gone\.jsonl has 0 whole lines where 3 were finished"):
+    with pytest.raises(RunFolderError, match=r"gone\.jsonl has 0 complete lines, but 3 were finished"):
         RunFolder(tmp_path).keep_lines("gone.jsonl", 3)
     assert (tmp_path / "n.jsonl").read_bytes() == b"1\n2\n"
 
@@ -97,8 +97,8 @@ def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: P
     ("name", "message"),
     [
         ("rounds.jsonl", r"rounds\.jsonl tells of 0 texts that were kept where 1 were \(generated\.json\)"),
-        ("candidates.jsonl", r"candidates\.jsonl has 0 whole lines where 4 were finished"),
-        ("verdicts.jsonl", r"verdicts\.jsonl has 0 whole lines where 4 were finished"),
+        ("candidates.jsonl", r"candidates\.jsonl has 0 complete lines, but 4 were finished"),
+        ("verdicts.jsonl", r"verdicts\.jsonl has 0 complete lines, but 4 were finished"),
     ],
 )
 def test_texts_that_went_missing_are_not_learnt_without(tmp_path: Path, name: str, message: str) -> None:

@@ -255,9 +255,11 @@ def test_a_key_whose_requests_are_used_up_loses_nothing_that_was_seen(page: "Pag
     ready(page)
     poll(page)
     wait_for_text(page, "#tasks tbody tr:first-child td:nth-child(5)", "0")
-    service.faults["/"] = refusal(429, message="This key has 1 request under way, which is its limit.", Retry_After="1")
+    service.faults["/"] = refusal(
+        429, message="This key has 1 request in progress, which is its limit.", Retry_After="1"
+    )
     poll(page)
-    wait_for_text(page, "#state", "This key has 1 request under way, which is its limit. Looking again every 2 s.")
+    wait_for_text(page, "#state", "This key has 1 request in progress, which is its limit. Looking again every 2 s.")
     assert page.get_attribute("#state", "class") == "dim"
     assert cells(page, "#tasks tbody tr")[0][4:6] == ["0", "3"]
     del service.faults["/"]

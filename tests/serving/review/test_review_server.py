@@ -107,7 +107,7 @@ def test_the_table_is_read_again_only_where_somebody_else_wrote_it(
     assert put(client, "shot-0", ("warm", True), label="cold", keep=True)[1]["present"]["is_deleted"]
     assert reads == [table]
     table.unlink()
-    assert "is not there any more" in put(client, "shot-0", ("warm", True), label="cold", keep=True)[1]["error"]
+    assert "does not exist any more" in put(client, "shot-0", ("warm", True), label="cold", keep=True)[1]["error"]
 
 
 def test_only_who_knows_the_address_on_this_machine_may_ask(folder: RunFolder) -> None:
@@ -138,7 +138,7 @@ def test_while_a_run_works_there_or_a_spreadsheet_has_more_nothing_is_overwritte
     with folder.lock():
         assert "Another fourshot process works" in refusal()
     table.write_text(table.read_text("utf-8").replace("why", "notes", 1), "utf-8")
-    assert "has columns of yours (notes)" in refusal()
+    assert "has columns of your own (notes)" in refusal()
     table.write_text(table.read_text("utf-8").replace(KEPT, "r7"), "utf-8")
     assert "review.csv:" in client.get("rows").json()["error"]
 
@@ -170,7 +170,10 @@ def test_a_port_that_cannot_be_had_opens_no_review(folder: RunFolder, capfd: pyt
         other.bind((HOST, 0))
         other.listen()
         taken = other.getsockname()[1]
-        for port, reason in ((70000, "go from 0, which takes a free one, to 65,535"), (taken, "cannot be had")):
+        for port, reason in (
+            (70000, "give a number from 0, which takes a free one, to 65,535"),
+            (taken, "cannot be used"),
+        ):
             assert cli.main(["report", str(folder.path), "--serve", "--port", str(port)]) == 2
             assert reason in capfd.readouterr().err and sorted(folder.path.iterdir()) == before
 

@@ -37,10 +37,10 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         message = "Connection refused"
         if request.param != "refuses":
             listener.listen()
-            message = "nobody answered within"
+            message = "no response within"
         if request.param == "speaks otherwise":
             listener.settimeout(0)
-            message = "what listens there is no Ray"
+            message = "what listens there is not Ray"
             monkeypatch.setattr(socket.socket, "recv", lambda *_: b"HTTP/1.1 ")
         yield f"127.0.0.1:{listener.getsockname()[1]}", message
 
@@ -77,7 +77,7 @@ def test_another_server_of_grpc_is_told_of_within_seconds(greeting: list[bytes])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=greet, daemon=True).start()
         began_s = time.monotonic()
-        with pytest.raises(InputError, match=r"no Ray cluster at .*: nobody answered within 1 s\. Give 'local'"):
+        with pytest.raises(InputError, match=r"no Ray cluster at .*: no response within 1 s\. Give 'local'"):
             cluster.check_cluster(f"127.0.0.1:{listener.getsockname()[1]}")
         assert time.monotonic() - began_s < BOUND_S
     for connection in connections:
@@ -89,7 +89,7 @@ def test_a_name_that_nobody_looks_up_is_told_of_within_seconds(monkeypatch: pyte
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: looked_up.wait(2 * BOUND_S) and [])
     monkeypatch.setenv("RAY_ADDRESS", "head.example:6379")
     began_s = time.monotonic()
-    with pytest.raises(InputError, match=r"RAY_ADDRESS is 'head\.example:6379': nobody answered within 1 s"):
+    with pytest.raises(InputError, match=r"RAY_ADDRESS is 'head\.example:6379': no response within 1 s"):
         cluster.check_cluster("auto")
     assert time.monotonic() - began_s < BOUND_S
     looked_up.set()
@@ -105,10 +105,10 @@ def test_a_machine_that_is_not_part_of_the_cluster_is_told_so(monkeypatch: pytes
 
 @pytest.mark.parametrize("address", ["6399", "head:", "127.0.0.1:99999", ":6379", "ray://head"])
 def test_what_is_no_address_is_told_of(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"is no HOST:PORT.*like 10\.0\.0\.1:6379"):
+    with pytest.raises(InputError, match=r"is not HOST:PORT.*like 10\.0\.0\.1:6379"):
         cluster.check_cluster(address)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(InputError, match=r"RAY_ADDRESS is .*is no HOST:PORT"):
+    with pytest.raises(InputError, match=r"RAY_ADDRESS is .*is not HOST:PORT"):
         cluster.check_cluster("auto")
 
 

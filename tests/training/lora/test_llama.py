@@ -271,7 +271,7 @@ def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
 def test_other_models_do_not_fit(changes: dict[str, Any]) -> None:
     wrapped = tiny(**changes)
     assert not decoder_supports(wrapped)
-    with pytest.raises(ValueError, match="no Llama"):
+    with pytest.raises(ValueError, match="not a Llama"):
         LlamaDecoder(wrapped)
 
 

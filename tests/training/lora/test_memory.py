@@ -181,5 +181,5 @@ def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(
 ) -> None:
     check_base_fits(model, "cpu", 2)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 100_000_000)
-    with pytest.raises(FourshotError, match=r"needs 0\.\d GB of memory, and 0\.1 GB are free"):
+    with pytest.raises(FourshotError, match=r"needs 0\.\d GB of memory, but 0\.1 GB are free"):
         LoraTrainer(model)

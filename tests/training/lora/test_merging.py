@@ -40,7 +40,7 @@ def test_it_answers_as_the_trainer_did(merged: Engine, result: TrainingResult) -
 
 def test_the_probe_tells_it_from_the_base(reference_engine: Engine, result: TrainingResult) -> None:
     assert result.probe
-    with pytest.raises(AdapterError, match="The model does not answer as it did in training"):
+    with pytest.raises(AdapterError, match="The model does not predict as it did in training"):
         check_probe(reference_engine, None, result.probe)
 
 

@@ -68,7 +68,7 @@ def test_the_probe_passes_the_adapter_it_was_made_for_and_no_other(
     assert result.probe and len(result.probe.prompts) == len(notes.examples())
     probed = check_probe(vllm_engine, trained, result.probe)
     assert probed.difference < 0.05 and probed.texts == len(notes.examples())
-    with pytest.raises(AdapterError, match=r"random-0 does not answer as it did in training.*in training.*served"):
+    with pytest.raises(AdapterError, match=r"random-0 does not predict as it did in training.*in training.*served"):
         check_probe(vllm_engine, adapters[0], result.probe)
 
 

@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_way_out_and_saves_n
 def test_a_base_whose_weights_are_no_numbers_is_said_to_be_at_fault(tiny_model: str, tmp_path: Path) -> None:
     trainer = LoraTrainer(tiny_model)
     trainer._base.model.layers[0].self_attn.q_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(FourshotError, match=r"at step 1 of 2.*so the base is at fault, or a text"):
+    with pytest.raises(FourshotError, match=r"at step 1 of 2.*so the base or a text is at fault"):
         trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
 
 

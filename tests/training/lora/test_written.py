@@ -49,5 +49,5 @@ def test_what_is_written_continues_the_prompt_as_one_text(tiny_trainer: LoraTrai
 
 
 def test_examples_without_a_text_or_a_label_are_refused(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="1 of 3 examples have nothing to be written"):
+    with pytest.raises(InputError, match="1 of 3 examples have a blank text"):
         tiny_trainer.train([*EXAMPLES, TrainingExample(prompt="a")], (), LoraSettings(), tmp_path)

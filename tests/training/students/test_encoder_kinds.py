@@ -139,7 +139,7 @@ def test_it_is_exported_and_served_in_each_format(student: StudentResult, tmp_pa
 def test_no_more_tokens_are_allowed_than_an_encoder_has_positions(kind: str, tmp_path: Path) -> None:
     encoder = resolve_encoder(str(make_encoder(kind, tmp_path)))
     check_max_tokens(encoder, MAX_TOKENS)
-    with pytest.raises(InputError, match=f"reads at most {MAX_TOKENS} tokens"):
+    with pytest.raises(InputError, match=f"accepts at most {MAX_TOKENS} tokens"):
         check_max_tokens(encoder, MAX_TOKENS + 1)
 
 
@@ -152,7 +152,7 @@ def change_json(file: Path, **changes: Any) -> None:
 def test_positions_that_a_configuration_leaves_out_are_those_of_its_kind(tmp_path: Path) -> None:
     make_encoder("roberta", tmp_path, max_position_embeddings=512)
     change_json(tmp_path / "config.json", max_position_embeddings=None, pad_token_id=None)
-    with pytest.raises(InputError, match="reads at most 510 tokens"):
+    with pytest.raises(InputError, match="accepts at most 510 tokens"):
         check_max_tokens(resolve_encoder(str(tmp_path)), 511)
 
 
@@ -195,12 +195,16 @@ SMALL = {"vocab_size": 200, **SHAPE, "num_hidden_layers": 1}
 @pytest.mark.parametrize(
     ("model_class", "config", "message"),
     [
-        ("GPT2Model", {"vocab_size": 200, "n_embd": 32, "n_layer": 1, "n_head": 2}, "'gpt2' is no encoder of texts"),
-        ("LlamaForSequenceClassification", SMALL, "'llama' is no encoder of texts"),
-        ("T5EncoderModel", {"vocab_size": 200, "d_model": 32, "d_ff": 64, "num_layers": 1}, "no encoder"),
-        ("BartModel", {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, "no encoder"),
-        ("FNetModel", SMALL, "'fnet' reads the padding of a batch"),
-        ("ConvBertModel", {**SMALL, "embedding_size": 32, "head_ratio": 1}, "'convbert' reads the padding of a batch"),
+        ("GPT2Model", {"vocab_size": 200, "n_embd": 32, "n_layer": 1, "n_head": 2}, "'gpt2' is not a text encoder"),
+        ("LlamaForSequenceClassification", SMALL, "'llama' is not a text encoder"),
+        ("T5EncoderModel", {"vocab_size": 200, "d_model": 32, "d_ff": 64, "num_layers": 1}, "not a text encoder"),
+        (
+            "BartModel",
+            {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1},
+            "not an encoder",
+        ),
+        ("FNetModel", SMALL, "'fnet' treats the padding of a batch"),
+        ("ConvBertModel", {**SMALL, "embedding_size": 32, "head_ratio": 1}, "'convbert' treats the padding of a batch"),
     ],
 )
 def test_models_that_cannot_be_students_are_refused(

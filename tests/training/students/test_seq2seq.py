@@ -126,7 +126,7 @@ def test_what_a_model_is_follows_from_its_checkpoint(tmp_path: Path) -> None:
     BartConfig(architectures=["BartForSequenceClassification"], is_encoder_decoder=False).save_pretrained(
         tmp_path / "e"
     )
-    with pytest.raises(ModelNotFoundError, match="writes no texts"):
+    with pytest.raises(ModelNotFoundError, match="does not generate texts"):
         resolve_text_model(str(tmp_path / "e"))
     T5Config(architectures=["T5ForConditionalGeneration"]).save_pretrained(tmp_path / "bare")
     with pytest.raises(ModelNotFoundError, match=r"no weights .* no tokenizer"):

@@ -182,19 +182,19 @@ def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: st
     (tmp_path / "config.json").write_text(json.dumps(config))
     encoder = ResolvedEncoder(path=str(tmp_path), name="mine", revision="1")
     check_max_tokens(encoder, max_tokens)
-    with pytest.raises(InputError, match=f"mine reads at most {max_tokens} tokens"):
+    with pytest.raises(InputError, match=f"mine accepts at most {max_tokens} tokens"):
         check_max_tokens(encoder, max_tokens + 1)
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
     brief = job(tmp_path, min_confidence=0.95)
-    with pytest.raises(InputError, match="sure of no text"):
+    with pytest.raises(InputError, match="not sure enough of any text"):
         train_student(msgspec.structs.replace(brief, examples=brief.examples[4:]), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}', "no encoder"), ("{", "read")],
+    [('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}', "not an encoder"), ("{", "read")],
 )
 def test_what_is_no_encoder_is_refused(tmp_path: Path, config: str, message: str) -> None:
     (tmp_path / "config.json").write_text(config)
