@@ -153,7 +153,7 @@ def test_of_a_setting_that_is_given_twice_it_is_told_which_counts(
     told = [line for line in capfd.readouterr().err.splitlines() if "count" in line]
     assert len(told) == 2
     assert "--set k is given twice, '3' and '2': the last counts." in told[0]
-    assert "--set seed=1 does not count: the setting's own option says 2." in told[1]
+    assert "--set seed=1 is ignored: the setting's own option is 2." in told[1]
 
 
 def test_a_second_column_of_texts_is_refused_where_one_is_read(capfd: pytest.CaptureFixture[str]) -> None:

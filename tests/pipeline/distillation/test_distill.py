@@ -106,8 +106,8 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     summary = make(folder, teacher)
     assert [row["method"] for row in summary.table] == ["student", "shots", "teacher"]
     assert summary.annotated_examples == len(NOTES)
-    assert "for want of a text: 1 row" in summary.notes[0] and "because repeated: 1 text" in summary.notes[2]
-    assert summary.notes[3] == "learnt as shots already: 1 text"
+    assert "because the text is blank: 1 row" in summary.notes[0] and "because duplicated: 1 text" in summary.notes[2]
+    assert summary.notes[3] == "already learnt as shots: 1 text"
     assert summary.coverage["teacher"].accuracy(1.0) == 1.0
     with LocalClassifier(folder / "out") as classifier:
         predictions = classifier.predict(["The snow is deep.", "The fire is hot."])
@@ -175,9 +175,9 @@ def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: p
     notes = make(folder, teacher).notes
     assert "4 texts of notes.jsonl not in annotated.jsonl any more, and not learnt" in notes
     assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and learnt" in notes
-    assert "1 label in annotated.jsonl not of the teacher: learnt alone, as a person's" in notes
+    assert "1 label in annotated.jsonl not from the teacher: learnt alone, as your own" in notes
     assert main(["report", str(folder / "out")]) == 2
-    assert f"it has no shots.json. Give one that a run was in. What it has: {folder}/out/report.html, {table}." in (
+    assert f"it has no shots.json. Give the folder of a run. It contains: {folder}/out/report.html, {table}." in (
         capfd.readouterr().err
     )
     for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
