@@ -82,7 +82,7 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
     assert "by another trainer" in run_command(capfd, "adapters", "list", "--adapters", str(foreign))[1]
     assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
     assert (root / source.name / "adapter_model.safetensors").is_file()
-    assert "is there already" in run_command(capfd, "adapters", "add", str(source), *at)[1]
+    assert "is already there" in run_command(capfd, "adapters", "add", str(source), *at)[1]
     code, text = run_command(capfd, "adapters", "list", *at)
     assert code == 0 and source.name in text and "yes" in text
     assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
@@ -146,7 +146,7 @@ def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     assert source.name in run_command(capfd, "adapters", "list", *at)[1]
     assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
     code, text = run_command(capfd, "doctor", "--serve", str(root))
-    assert code == 0 and "students alone" in text and f"{source.name}, 64 MiB of memory" in text
+    assert code == 0 and "only students" in text and f"{source.name}, 64 MiB of memory" in text
     assert "GiB needed for students" in text
     (root / source.name / "tokenizer.json").write_text("{}")
     code, text = run_command(capfd, "adapters", "list", *at)

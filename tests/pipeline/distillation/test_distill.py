@@ -215,7 +215,7 @@ def test_which_column_is_read_is_told_before_any_work(folder: Path) -> None:
 def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="--unlabelled FILE"):
         distill(asked(folder))
-    with pytest.raises(InputError, match="has none"):
+    with pytest.raises(InputError, match="the one in --by does not"):
         distill(asked(folder, generate=3, by=Teacher().named(folder)))
     with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 reads at most 512 tokens"):
         make(folder, Teacher(), StudentSettings(max_tokens=513))
@@ -268,7 +268,7 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
     train = folder / "train.jsonl"
     train.write_text(train.read_text().replace(shots[0].text, f"{shots[0].text} again"))
     again, notes = distilled()
-    assert again == shots and "the shots are those that the folder was begun with" in notes[0]
+    assert again == shots and "the shots are those that the folder was started with" in notes[0]
 
 
 def test_a_table_without_any_label_teaches_nothing_and_says_so(folder: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
     [
         ({"unlabelled": None}, "nothing for a student to learn"),
         ({"real": 9}, "--real 9: the train split has 4 pairs"),
-        ({"settings": fourshot.RunSettings(k=8)}, "The setting k is of classifiers"),
+        ({"settings": fourshot.RunSettings(k=8)}, "The setting k is for classifiers"),
         ({"student_settings": fourshot.TextStudentSettings(held_out=0.2)}, "held_out of a student are for sequence"),
         ({"unlabelled": "task.toml"}, "task.toml"),
         ({"unlabelled": "written.jsonl"}, "has a column 'annotated_by', which is what would be added"),
