@@ -267,7 +267,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_done(
     out = tmp_path / "run"
     with pytest.raises(InputError, match="Give them with --unlabelled FILE"):
         runs.run(out, settings(), ask=3)
-    with pytest.raises(InputError, match="at least 1, got -1"):
+    with pytest.raises(InputError, match="at least 1; got -1"):
         runs.run(out, settings(), unlabelled=texts_file, ask=-1)
     with pytest.raises(InputError, match="need annotators"):
         runs.run(out, settings(AnnotateSettings(annotator="none")), unlabelled=texts_file)
