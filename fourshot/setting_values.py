@@ -100,7 +100,7 @@ def warn_repeated(options: Mapping[str, Any], warn: Callable[[str], object]) -> 
     for key, value in values.items():
         own = options.get(key)
         if own is not None and str(own).casefold() != value.strip("\"'").casefold():
-            warn(f"--set {key}={value} does not count: the setting's own option says {own}.")
+            warn(f"--set {key}={value} is ignored: the setting's own option is {own}.")
 
 
 def plain(value: Any) -> Any:

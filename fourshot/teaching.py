@@ -124,7 +124,7 @@ def _teacher(
 ) -> NamedAnnotator:
     named: Task | None
     if data is not None and isinstance(task, str | Path) and (_is_run(task) or _task_of(Path(task))):
-        raise InputError(f"--data is the data of a task, and the folder {task} knows its own. Leave it out.")
+        raise InputError(f"--data is for tasks, but the folder {task} has its own data. Leave it out.")
     if isinstance(task, str | Path) and _is_run(task):
         manifest = RunFolder(task).manifest()
         named, by = (manifest.task if by else None), by or task
@@ -138,8 +138,8 @@ def _teacher(
         by = default_folder(named.name)
         if not _is_run(by):
             raise InputError(
-                f"there is no finished run of {named.name} in {by} to annotate with. Begin one (fourshot train "
-                f"{named.name}), or name who is to annotate with --by."
+                f"there is no finished run of {named.name} in {by} to annotate with. Start one (fourshot train "
+                f"{named.name}), or name an annotator with --by."
             )
     return find_teacher(by, named, model=model, key=key, ray=ray, remote=remote)
 

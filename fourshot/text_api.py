@@ -134,7 +134,7 @@ def _generation_task(task: GenerationTask | str | Path, data: str | Path | None,
     """Return the task. Raises InputError for one with labels, which names the function for it, ``with_labels``."""
     named = given_task(task, data)
     if not isinstance(named, GenerationTask):
-        raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
+        raise InputError(f"{named.name} has labels, so it is not a text generation task. Use {with_labels}.")
     return named
 
 
@@ -220,7 +220,7 @@ def _opened(
     named: GenerationTask | None = None
     if isinstance(task, str | Path) and (folder := find_student(task)):
         if data is not None:
-            raise InputError(f"--data is the data of a task, and the folder {task} knows its own. Leave it out.")
+            raise InputError(f"--data is for tasks, but the folder {task} has its own data. Leave it out.")
         if by is None:
             by = task
         else:

@@ -11,9 +11,7 @@ from fourshot.printable import as_word
 ADAPTERS = argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True)
 FOLDER = (ADAPTERS, argument("--base", "MODEL", "its base model (default: the bundled one)"))
 ADAPTER_CONFIG = "adapter_config.json"
-FOREIGN = (
-    "is an adapter of another trainer: it has no card, which says its task, labels and prompt; it cannot be served."
-)
+FOREIGN = "was made by another trainer: it has no card with its task, labels and prompt, so it cannot be served."
 ADD_ONE = "Add one: fourshot adapters add ADAPTER --adapters FOLDER"
 SHOTS = 4  # of each class, unless the user says otherwise
 PIN_IT = "fourshot adapters pin {name} --adapters {root}"
@@ -61,18 +59,18 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
         terminal.say(f"refused: {fault.path}: {fault.reason}")
     if not rows and not contents.refused:
         is_foreign = (options.adapters / ADAPTER_CONFIG).is_file()
-        terminal.say(f"{options.adapters} {FOREIGN if is_foreign else f'holds no adapter. {ADD_ONE}'}")
+        terminal.say(f"{options.adapters} {FOREIGN if is_foreign else f'contains no adapter. {ADD_ONE}'}")
 
 
 @command(
     "adapters add",
     argument("source", "ADAPTER", "an adapter's or a student's folder, or that of a finished run or distillation"),
     ADAPTERS,
-    argument("--base", "MODEL", "its base model: an adapter of another one is refused (default: none is checked)"),
+    argument("--base", "MODEL", "its base model: adapters of other models are refused (default: not checked)"),
     flag("--in-context", "ADAPTER names a task: answer in context with its examples until it has an adapter"),
     argument("--data", "FOLDER", "with --in-context: the task's train and test files"),
     argument("--shots", "K", f"with --in-context: examples per class (default: {SHOTS})", type=int),
-    flag("--allow-fewer-shots", "with --in-context: go on where a class has fewer than K examples"),
+    flag("--allow-fewer-shots", "with --in-context: continue if a class has fewer than K examples"),
     argument("--seed", "SEED", "with --in-context: draws the examples (default: 0)", type=int),
 )
 def add(options: Options, terminal: Terminal) -> None:
@@ -90,20 +88,20 @@ def add(options: Options, terminal: Terminal) -> None:
             settings = RunSettings(k=shots, seed=options.seed or 0, allow_fewer_shots=options.allow_fewer_shots)
             file = add_in_context(root, task, settings, on_event)
         terminal.result("result", {"task": task.name, "file": file})
-        terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
+        terminal.say(f"{task.name}: servers of {root} answer in context until it has an adapter.")
         return
     refuse(options, "a task that is answered in context (--in-context)", "data", "shots", "allow_fewer_shots", "seed")
     card, is_new = add_adapter(root, options.source, options.base)
     for warning in warnings_about(root, card):
         terminal.warn(warning)
     if not is_new:
-        terminal.say(f"{card.name} is there already.")
+        terminal.say(f"{card.name} is already there.")
     terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": root / card.name})
     is_there = f"{card.task.name}: {card.name} is in {root}."
     if reason := preferred_to(root, card):
-        terminal.warn(f"{is_there} {reason} To have it answer: {PIN_IT.format(name=card.name, root=as_word(root))}")
+        terminal.warn(f"{is_there} {reason} To use it: {PIN_IT.format(name=card.name, root=as_word(root))}")
     else:
-        terminal.say(f"{is_there} A running server answers with it within seconds.")
+        terminal.say(f"{is_there} A running server uses it within seconds.")
 
 
 @command("adapters remove", argument("name", "NAME", "of the adapter, as `list` shows it"), *FOLDER)
@@ -113,7 +111,7 @@ def remove(options: Options, terminal: Terminal) -> None:
 
     folders = adapters_folder.remove(options.adapters, options.name, options.base)
     terminal.result("result", {"removed": options.name, "folders": folders})
-    terminal.say(f"{options.name} is gone.")
+    terminal.say(f"{options.name} was removed.")
 
 
 @command("adapters pin", argument("name", "NAME", "of the adapter"), *FOLDER)

@@ -137,7 +137,7 @@ class Terminal:
         """Print what a command would take; None: nothing is left to do."""
         self.result("forecast", forecast or {"seconds": 0.0, "stages": []})
         if forecast is None:
-            self.say("Nothing is left to do that an engine is needed for.")
+            self.say("Nothing is left to do that needs an engine.")
             return
         if forecast.asks:
             self.say(f"{forecast}.")

@@ -27,10 +27,10 @@ CLASSES = {  # key of `ClassOutcome` -> heading
 @command(
     "corpus",
     argument("--tasks", "PATH", "names, task files, or folders of them", nargs="+", required=True),
-    argument("--data", "FOLDER", "a folder for each task, named as it, in place of its own data"),
+    argument("--data", "FOLDER", "has a folder for each task, with its name, in place of its own data"),
     MODEL,
     PLAN,
-    argument("--out", "FOLDER", "of the data set; one in use is continued", required=True),
+    argument("--out", "FOLDER", "of the data set; an existing one is continued", required=True),
     setting(DEFAULTS, "format"),
     setting(DEFAULTS, "adapters", "FOLDER"),
     setting(DEFAULTS, "ray", "WHERE"),
@@ -55,8 +55,8 @@ def corpus(options: Options, terminal: Terminal) -> int:
         has_forecast = not (options.quiet or corpus_settings.ray)  # a forecast is of one machine
         summary = do_corpus(request, on_event, forecast=has_forecast)
     for file, wrong in summary.mended.items():
-        aside = "" if wrong == "is missing" else f"; what was there is in {summary.folder}/damaged"
-        terminal.warn(f"{file} {wrong}; its texts were made again{aside}")
+        aside = "" if wrong == "is missing" else f"; the earlier content is in {summary.folder}/damaged"
+        terminal.warn(f"{file} {wrong}; its texts were generated again{aside}")
     terminal.result("result", summary)
     rows = [msgspec.to_builtins(outcome) for outcome in summary.classes]
     for row in rows:
@@ -70,5 +70,5 @@ def corpus(options: Options, terminal: Terminal) -> int:
             f"{rate(rates.output_tokens_per_s)} tokens/s{cached}"
         )
     terminal.verdict(summary.forecast)
-    terminal.say(f"{summary.rows} texts in {summary.folder}; README.md there says what they are.")
+    terminal.say(f"{summary.rows} texts in {summary.folder}; README.md there describes them.")
     return max((error_class(outcome.error).exit_code for outcome in summary.classes if outcome.error), default=0)

@@ -25,8 +25,8 @@ Options = argparse.Namespace
 Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done
 GROUPS = {  # first word of the commands that have two -> what they are about
     "tasks": "List, make and check tasks.",
-    "adapters": "What a server answers with: the adapters' folder.",
-    "keys": "API keys of a server.",
+    "adapters": "Manage the adapters' folder of a server.",
+    "keys": "Manage the API keys of a server.",
 }
 
 
@@ -67,7 +67,7 @@ def flag(name: str, help_text: str) -> Argument:
     return Argument(name, {"action": "store_true", "help": help_text})
 
 
-PLAN = flag("--plan", "measure this machine, say what it will take, and do nothing")
+PLAN = flag("--plan", "measure this machine and print a forecast, without doing the work")
 MODEL = argument(
     "--model", "MODEL", "base: a Hugging Face id, also ID@REVISION, a folder or a GGUF file (default: the bundled one)"
 )
@@ -81,7 +81,7 @@ def command(
     ``about`` defaults to the first line of the function's docstring. ``parser``: further parameters of `add_parser`.
     ``defaults``: options that the function gets without an argument of the user.
     """
-    common = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
+    common = (flag("--json", "print JSON Lines, and nothing else, on standard output"), flag("--quiet", "no progress"))
 
     def add(action: Action) -> Action:
         text = about or (action.__doc__ or "").partition("\n")[0]
@@ -143,7 +143,7 @@ def some_names_in(text: str) -> tuple[str, ...]:
     """Return `names_in`; raise ArgumentTypeError for none: an unset variable of a script must not lift a limit."""
     names = names_in(text)
     if not names:
-        raise argparse.ArgumentTypeError(f"{text!r} holds no name. Give some, or leave the option out.")
+        raise argparse.ArgumentTypeError(f"{text!r} contains no name. Give one or more, or leave the option out.")
     return names
 
 

@@ -32,7 +32,7 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
             continue
         name = action.option_strings[-1]
         if any(not value.strip() for value in values):
-            raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
+            raise InputError(f"{name} is blank, perhaps from an unset variable. Give a value, or leave it out.")
         earlier = values_by_name.setdefault(name, values)
         if earlier != values:
             complaint = f"{name} is given twice"
@@ -40,7 +40,7 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
                 complaint += f", {' '.join(earlier)!r} and {' '.join(values)!r}"
             if action.nargs or action.metavar in LISTS:
                 values_of = "A B" if action.nargs else "A,B"
-                raise InputError(f"{complaint}. Give it once, with all values behind it: {name} {values_of}.")
+                raise InputError(f"{complaint}. Give it once, with all values after it: {name} {values_of}.")
             if name == "--text-column":  # only half of each text would be read
                 raise InputError(f"{complaint}. Name one, or none for the columns that `tasks new` joined.")
             warn(f"{complaint}: the last counts.")
@@ -48,7 +48,7 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
     for action in options.parser._actions:
         value = getattr(options, action.dest, None)
         if not action.option_strings and action.nargs is None and isinstance(value, str) and not value.strip():
-            raise InputError(f"{action.metavar} is blank, as from a variable that is not set. Give it.")
+            raise InputError(f"{action.metavar} is blank, perhaps from an unset variable. Give a value.")
         if action.metavar in PERHAPS and isinstance(value, str | Path):
             setattr(options, action.dest, at_home(value))
         if action.metavar in PLACES and value:
@@ -69,7 +69,7 @@ def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
             break
         name = word.partition("=")[0].lstrip(DASHES + "-")
         if word[0:1] in DASHES and word and f"--{name}" in flags:
-            return f"{word!r} begins with a dash that is no hyphen, as from a page or a document. Type --{name}"
+            return f"{word!r} begins with a dash that is not a hyphen, perhaps copied from a document. Type --{name}"
     return ""
 
 
@@ -79,7 +79,7 @@ def wrong_start(words: Sequence[str], flags: Collection[str]) -> str:
     if not name.startswith("-") or name in ("-h", "--help", "--version", "--"):
         return ""
     if name in flags:
-        return f"{name} stands before the command. Options follow it: fourshot COMMAND {name}"
+        return f"{name} comes before the command. Put options after it: fourshot COMMAND {name}"
     return f"unrecognized arguments: {name}"
 
 

@@ -7,14 +7,14 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, some_names_in
 
 FILE = argument("file", "FILE", "the key file", type=Path)
-NAME = argument("--name", "NAME", "whose it is", required=True)
+NAME = argument("--name", "NAME", "of the key's owner", required=True)
 USUAL = "as serve --max-concurrent"  # of a key without a limit of its own
-TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM's routes)"
+TASKS_HELP = "comma-separated: the only ones it has access to (default: all, and vLLM's routes)"
 
 
 @command(
     "keys add",
-    argument("file", "FILE", "the key file; made where there is none", type=Path),
+    argument("file", "FILE", "the key file; created if it does not exist", type=Path),
     NAME,
     argument("--tasks", "TASKS", TASKS_HELP, type=some_names_in, default=()),
     argument("--max-concurrent", "N", f"requests at a time (default, or 0: {USUAL})", type=int, default=0),
@@ -39,7 +39,7 @@ def remove(options: Options, terminal: Terminal) -> None:
 
     remove_key(options.file, options.name)
     terminal.result("result", {"name": options.name})
-    terminal.say(f"The key {options.name!r} is gone.")
+    terminal.say(f"The key {options.name!r} was removed.")
 
 
 @command("keys list", FILE)
@@ -60,4 +60,4 @@ def list_keys(options: Options, terminal: Terminal) -> None:
             ]
         )
     else:
-        terminal.say(f"{options.file} {'holds no key' if options.file.exists() else 'is not there: no key is held'}.")
+        terminal.say(f"{options.file} {'contains no key' if options.file.exists() else 'does not exist'}.")

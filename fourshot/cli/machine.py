@@ -28,14 +28,14 @@ def demo(options: Options, terminal: Terminal) -> None:
     terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
     terminal.scores(summary.table)
     terminal.say(f"Report: {Path(summary.report_path).resolve()}")
-    terminal.say(f"Ask the new classifier: {program()} predict {as_word(options.out)} {shlex.quote(DEMO_TEXT)}")
+    terminal.say(f"Try the new classifier: {program()} predict {as_word(options.out)} {shlex.quote(DEMO_TEXT)}")
     terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
 
 
 @command(
     "doctor",
     MODEL,
-    flag("--deep", "load torch and vLLM too, and ask the model something"),
+    flag("--deep", "also load torch and vLLM, and query the model"),
     argument("--serve", "FOLDER", "what a server of this adapters' folder needs, and what fits"),
 )
 def doctor(options: Options, terminal: Terminal) -> int:
@@ -80,6 +80,6 @@ def _alone(needed: int, free: int) -> list[tuple[str, str]]:
     from fourshot.serving.models.slots import GIB
 
     return [
-        ("base model", "none is loaded: there are students alone"),
-        ("memory", f"{needed / GIB:.1f} GiB needed for students beside torch, {free / GIB:.1f} GiB free"),
+        ("base model", "none is loaded: there are only students"),
+        ("memory", f"{needed / GIB:.1f} GiB needed for students in addition to torch, {free / GIB:.1f} GiB free"),
     ]

@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start.abandon_output()
             if hasattr(options, "out"):  # finished work is kept; for others, such as `predict | head`, this is no fault
                 with contextlib.suppress(OSError):
-                    print(
-                        "fourshot: who read the output has gone; run the same command again to go on.", file=sys.stderr
-                    )
+                    print("fourshot: the output was closed; run the same command again to continue.", file=sys.stderr)
             return 1
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):

@@ -46,8 +46,8 @@ def settings_options(without: Sequence[str] = (), preset: str = "default") -> li
     ``preset``: the default of --preset.
     """
     listed = [
-        argument("--preset", None, "what all settings start from", choices=list(PRESETS), default=preset),
-        argument("--settings", "FILE", "TOML file with settings, over the preset"),
+        argument("--preset", None, "the starting point of all settings", choices=list(PRESETS), default=preset),
+        argument("--settings", "FILE", "TOML file with settings, which override the preset"),
         argument("--set", "KEY=VALUE", "any setting: --set train.r=16", dest="sets", action="append", default=[]),
     ]
     for flag, key, metavar, spelled in OPTIONS:

@@ -52,18 +52,18 @@ class Answers(NamedTuple):
     argument(
         "texts",
         "TEXT",
-        "texts, or objects of fields as JSON; without any, or as -, standard input, one per line",
+        "texts, or objects of fields as JSON; without any, or with -, standard input, one per line",
         nargs="*",
     ),
     argument("--model", "MODEL", "the base model, if it has moved since training"),
     argument("--engine", None, "default: transformers for little text, else vllm", choices=["vllm", "transformers"]),
-    argument("--url", "ADDRESS", "ask a service (`fourshot serve`), as http://127.0.0.1:8000"),
-    argument("--key", "KEY", "of the service; better as FOURSHOT_API_KEY in the environment, in no process list"),
+    argument("--url", "ADDRESS", "use a service (`fourshot serve`), such as http://127.0.0.1:8000"),
+    argument("--key", "KEY", "of the service; better in FOURSHOT_API_KEY, which no process list shows"),
     argument("--method", None, "how the service answers (default: its choice)", choices=["adapter", "student", "icl"]),
-    argument("--abstain-below", "P", "no label where the likeliest one is less probable than P, 0 to 1", type=float),
+    argument("--abstain-below", "P", "no label if the likeliest one has a probability below P, 0 to 1", type=float),
     argument("--coverage", "C", "label the surest share C of texts, by the curve on the adapter's card", type=float),
     flag("--none-of-these", "no label for texts unlike those of the task"),
-    flag("--explain", "show the most similar texts of the training, and what other wordings of the prompt answer"),
+    flag("--explain", "show the most similar training texts, and the answers with other wordings of the prompt"),
 )
 def predict(options: Options, terminal: Terminal) -> None:
     """Classify texts with a trained adapter or a student; or write, with a student of a text generation task."""
@@ -95,7 +95,7 @@ def _ask_service(options: Options, refusing: dict[str, Any], terminal: Terminal)
                 raise
             from fourshot.cli.text_students import show
 
-            refuse(options, "tasks with labels; this one writes texts", "method", *FOR_LABELS)
+            refuse(options, "tasks with labels; this one generates texts", "method", *FOR_LABELS)
             show(texts, client.generate(options.adapter, texts), terminal, source)
             return None
 
@@ -106,7 +106,7 @@ def _ask_here(options: Options, refusing: dict[str, Any], terminal: Terminal) ->
 
     refuse(options, "a service (--url)", "key", "method")
     if re.match("https?://", options.adapter):
-        raise InputError(f"{options.adapter} is an address. To ask a service: --url {options.adapter} TASK [TEXT ...]")
+        raise InputError(f"{options.adapter} is an address. To use a service: --url {options.adapter} TASK [TEXT ...]")
     student = find_student(options.adapter)
     if student is None:
         return _ask_adapter(options, refusing, terminal)
@@ -114,7 +114,7 @@ def _ask_here(options: Options, refusing: dict[str, Any], terminal: Terminal) ->
         return _ask_student(student, options, refusing, terminal)
     from fourshot.cli.text_students import write
 
-    refuse(options, "tasks with labels; this student writes texts", "model", "explain", *FOR_LABELS)
+    refuse(options, "tasks with labels; this student generates texts", "model", "explain", *FOR_LABELS)
     write(student, read_texts(options.texts, terminal), options, terminal)
     return None
 
@@ -144,7 +144,7 @@ def _ask_adapter(options: Options, refusing: dict[str, Any], terminal: Terminal)
         with terminal.hushed(), LocalClassifier(folder, model=options.model, kind=kind) as classifier:
             return Answers({"adapter": folder}, texts, classifier.predict(texts, **refusing), card.task)
     if options.engine == "vllm":
-        raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
+        raise InputError("--explain needs hidden states, which --engine vllm does not provide. Leave --engine out.")
     with terminal.progress() as on_event:  # all training texts are processed
         on_event(Event(stage="explain", message="opening the model"))
         with terminal.hushed():
@@ -161,8 +161,8 @@ def _texts_for(card: "AdapterCard | StudentCard", options: Options, terminal: Te
     if options.coverage is not None and curve and curve.num_texts < FEW:
         texts_of = "texts of the test split" if curve.source == "test split" else "held-out texts"
         terminal.warn(
-            f"the threshold for a coverage of {options.coverage} comes from {curve.num_texts} {texts_of}, which is "
-            "few: another share may get a label. --abstain-below P takes a probability instead."
+            f"the threshold for a coverage of {options.coverage} is based on only {curve.num_texts} "
+            f"{texts_of}, so the share with a label may differ. --abstain-below P takes a probability instead."
         )
     return as_texts(card.task, read_texts(options.texts, terminal))
 
@@ -200,8 +200,8 @@ def _explanation_text(explained: "Explanation") -> str:
 def not_read(num_cut: int, texts: int, words: int) -> str:
     """Return a warning on how many texts are longer than the classifier reads, and by how many words."""
     return (
-        f"{num_cut:,} of {texts:,} texts {'are' if num_cut > 1 else 'is'} longer than the classifier reads: {words:,} "
-        f"{'words' if words > 1 else 'word'} of {'them' if num_cut > 1 else 'it'} did not count."
+        f"{num_cut:,} of {texts:,} texts {'are' if num_cut > 1 else 'is'} too long for the classifier; "
+        f"ignored: {words:,} {'words' if words > 1 else 'word'}."
     )
 
 
@@ -214,18 +214,18 @@ def doubts_of(arguments: Sequence[str], texts: Sequence[str]) -> list[str]:
         if PurePath(text).suffix and os.path.isfile(text):  # unlike `Path.is_file`, of any text
             file = shlex.quote(text)
             doubts.append(
-                f"{text} is a file, and its name was taken for a text. For the lines in it: `fourshot predict ... < "
+                f"{text} is a file, but its name was used as a text. For the lines in it: `fourshot predict ... < "
                 f"{file}`; for a table: `fourshot annotate ... --unlabelled {file} --out FILE`."
             )
     first = [cell.strip(' "').casefold() for cell in re.split("[,;\t]", texts[0])] if texts and not arguments else []
     if len(first) > 1 and TEXT_NAMES & {*first}:
         doubts.append(
-            f"the first line, {one_line(texts[0])[:60]!r}, looks like the names of a table's columns; each line was "
-            "taken for a text. For a table: `fourshot annotate ... --unlabelled FILE --out FILE`."
+            f"the first line, {one_line(texts[0])[:60]!r}, looks like the header of a table; each line was "
+            "used as a text. For a table: `fourshot annotate ... --unlabelled FILE --out FILE`."
         )
     if texts and not arguments and _is_row(texts[0]):
         doubts.append(
-            "each line was taken for a text, and the first is an object with a text in it, as in JSON Lines. For such "
+            "each line was used as a text, but the first is an object with a text in it, as in JSON Lines. For such "
             "a file: `fourshot annotate ... --unlabelled FILE --out FILE`."
         )
     return doubts
@@ -246,11 +246,13 @@ def read_texts(arguments: Sequence[str], terminal: Terminal) -> list[str]:
     """
     arguments = [] if list(arguments) == ["-"] else arguments
     if "-" in arguments:
-        raise InputError("- stands for standard input, and texts are given beside it. Leave one of the two out.")
+        raise InputError("- stands for standard input, but texts are given as well. Leave one of the two out.")
     texts = list(arguments)
     if not texts:
         if sys.stdin.isatty():
-            raise InputError("there is nothing to classify. Give texts as arguments, or on standard input, one a line.")
+            raise InputError(
+                "there is nothing to classify. Give texts as arguments or, one per line, on standard input."
+            )
         try:
             lines = sys.stdin.buffer.read().decode("utf-8-sig").replace("\r\n", "\n")
             if "\n" not in lines:

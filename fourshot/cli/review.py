@@ -20,8 +20,8 @@ def review(options: Options, terminal: Terminal) -> None:
         opened = open_review(folder, options.most)
     terminal.result("result", opened)
     if not opened.is_new:
-        terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.said)}.")
-        terminal.say(f"To have it written anew, move it away first. To learn from it, repeat {folder.command}")
+        terminal.say(f"{opened.path} already exists. {in_words(REVIEW, opened.said)}.")
+        terminal.say(f"To have it written again, move it away first. To train on it, repeat {folder.command}")
         return
     left_out = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in opened.left_out.items())
     terminal.say(f"Wrote {opened.path}: {opened.rows} texts." + (f" Left out: {left_out}." if left_out else ""))
@@ -32,8 +32,8 @@ def review(options: Options, terminal: Terminal) -> None:
 @command(
     "report",
     RUN,
-    flag("--serve", "open a page on this machine, to read the report and to review the texts"),
-    argument("--port", "PORT", "of the page (default: any that is free)", type=int),
+    flag("--serve", "open a page on this machine, with the report and the texts to review"),
+    argument("--port", "PORT", "of the page (default: any free one)", type=int),
 )
 def report(options: Options, terminal: Terminal) -> None:
     """Print where a run's report is, or open a page with the report and the texts."""
@@ -46,7 +46,7 @@ def report(options: Options, terminal: Terminal) -> None:
 
         def opened(url: str) -> None:
             terminal.result("ready", {"address": url})
-            terminal.say(f"Open {url} in a browser on this machine. Ctrl-C ends it; what you decided is in the folder.")
+            terminal.say(f"Open {url} in a browser on this machine. Ctrl-C ends it; your decisions are in the folder.")
 
         serve_review(folder, options.port or 0, opened)
         return

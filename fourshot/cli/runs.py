@@ -28,21 +28,21 @@ TASK = (argument("task", "TASK", TASK_HELP), DATA)
 PLACE = (
     MODEL,
     PLAN,
-    argument("--out", "FOLDER", "run folder (default: in runs/TASK/); a used one is continued"),
+    argument("--out", "FOLDER", "run folder (default: in runs/TASK/); an existing one is continued"),
     argument("--ray", "WHERE", "generate, annotate, train over Ray: 'local', 'auto' or an address", default=""),
-    argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
+    argument("--gpus-per-job", "N", "GPUs that share each training; without GPUs, processes", type=int, default=1),
     argument("--gpus-per-engine", "N", "GPUs that share the weights of one inference engine", type=int, default=1),
-    argument("--train-at-once", "N", "trainings side by side here (default: as fit)", type=int, default=0),
+    argument("--train-at-once", "N", "concurrent trainings here (default: as many as fit)", type=int, default=0),
 )
 ENCODING = argument("--encoding", "NAME", "of --unlabelled, such as cp1252 (default: its byte-order mark, or UTF-8)")
 UNLABELLED = (
-    argument("--unlabelled", "FILE", "texts without labels, learnt with the labels of the annotators"),
-    argument("--text-column", "NAME", "of --unlabelled, where it is not the task's text column or the only one"),
+    argument("--unlabelled", "FILE", "texts without labels, learnt with the annotators' labels"),
+    argument("--text-column", "NAME", "of --unlabelled, if it is not the task's text column or the only one"),
     ENCODING,
     argument("--ask", "N", "stop until you label the N of them whose labels would help most", type=int, default=0),
 )
-MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")
-TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
+MERGE = flag("--merge", "also write base and adapter as one checkpoint, for servers without LoRA support")
+TASKS_HELP = "in place of TASK: names, task files, or folders of them, each with its own adapter, trained together"
 OUTCOMES = {  # key of `TaskOutcome` -> heading
     "task": "task",
     "state": "state",
@@ -65,7 +65,7 @@ SETTINGS = settings_options()
     *SETTINGS,
     until="evaluate",
     merge=False,
-    about="Run until the classifier is measured.",
+    about="Run until the classifier is evaluated.",
 )
 @command(
     "generate", *TASK, *PLACE, *UNLABELLED, *SETTINGS, until="generate", merge=False, parser={"aliases": ["filter"]},
@@ -149,7 +149,7 @@ def _say_summary(
 def train(options: Options, terminal: Terminal) -> int | None:
     """Run until the adapter is trained."""
     if bool(options.task) == bool(options.tasks):
-        raise InputError("train takes a TASK, or --tasks with several; give one of the two.")
+        raise InputError("train takes a TASK, or --tasks with several. Give one of the two.")
     if not options.tasks:
         return run(options, terminal)
     if options.merge:

@@ -16,8 +16,8 @@ NUMBERS = (
 )
 # Options of the engine, which students do not need.
 OF_ENGINE = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_model_len", "max_num_seqs", "hot")
-ORIGINS_HELP = "comma-separated: sites whose pages may ask, as https://app.example; '*' for all (default: none)"
-HOSTS_HELP = "comma-separated: names that clients may ask for, beside localhost; '*' for any (docs/serving.md)"
+ORIGINS_HELP = "comma-separated: sites whose pages have access, as https://app.example; '*' for all (default: none)"
+HOSTS_HELP = "comma-separated: host names that clients may use, in addition to localhost; '*' for any (docs/serving.md)"
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
 
@@ -42,7 +42,7 @@ def mebibytes(text: str) -> int:  # argparse puts this name into the error about
     argument(
         "--hot",
         "TASKS",
-        "comma-separated: tasks whose adapters keep their slot, but for a step that needs all slots",
+        "comma-separated: tasks whose adapters keep their slot, except for a step that needs all slots",
         type=names_in,
     ),
     setting(DEFAULTS, "keys", "FILE"),
@@ -50,7 +50,7 @@ def mebibytes(text: str) -> int:  # argparse puts this name into the error about
     argument("--allowed-hosts", "HOSTS", HOSTS_HELP, type=some_names_in),
     argument("--replicas", "N", "servers that share the work", type=int, default=1),
     argument("--ray", "WHERE", "replicas over Ray: 'local', 'auto' or an address", default=""),
-    argument("--log", "FILE", "what the server's processes print (default: in the cache)"),
+    argument("--log", "FILE", "for the output of the server's processes (default: in the cache)"),
     argument("--vllm", "OPTION", VLLM_HELP, dest="vllm_arguments", nargs=argparse.REMAINDER, default=()),
 )
 def serve(options: Options, terminal: Terminal) -> None:
@@ -66,12 +66,12 @@ def serve(options: Options, terminal: Terminal) -> None:
     launch = prepare(settings, options.replicas, options.ray)
     if launch.settings.host not in LOCAL and not settings.keys:
         terminal.warn(
-            f"anybody who reaches {launch.settings.host} may ask: there is no key. Make one with `fourshot keys add`."
+            f"anyone who can reach {launch.settings.host} has access: there is no key. Add one: `fourshot keys add`."
         )
     unused = [name for name in OF_ENGINE if name in overrides(options, ServeSettings)]
     if launch.settings.students_only and unused:
         names = ", ".join("--" + name.replace("_", "-").replace("bytes", "mib") for name in unused)
-        terminal.warn(f"{names}: of no use here, since there are students alone, and no engine runs for these.")
+        terminal.warn(f"{names}: without effect here, because there are only students, which need no engine.")
     log = Path(options.log) if options.log else home() / "logs" / f"serve-{launch.settings.port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal.say(f"Starting; log: {log}")
@@ -81,8 +81,8 @@ def serve(options: Options, terminal: Terminal) -> None:
     number = len(served)
     if not number:
         terminal.warn(
-            f"there is nothing to ask in {launch.settings.adapters} yet{refused}. What is put there is served without "
-            "a restart; of a run that was stopped, repeat the command that began it."
+            f"there is nothing to serve in {launch.settings.adapters} yet{refused}. Adapters added there are served "
+            "without a restart. If a run was interrupted, repeat its command."
         )
 
     if unknown := sorted({*launch.settings.hot} - served):

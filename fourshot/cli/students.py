@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from fourshot.pipeline.distillation.distilled import DistillSummary
 
 DEFAULTS = StudentSettings()
-BY = "who says what the texts are: a finished run, an adapter, a student, or the address of a service"
-TEXT_COLUMN = argument("--text-column", "NAME", "of the table (default: the task's, else found)")
-RAY = argument("--ray", "WHERE", "read and train over Ray: 'local', 'auto' or a cluster's address", default="")
+BY = "the annotator: a finished run, an adapter, a student, or the address of a service"
+TEXT_COLUMN = argument("--text-column", "NAME", "of the table (default: the task's, otherwise detected)")
+RAY = argument("--ray", "WHERE", "annotate and train over Ray: 'local', 'auto' or a cluster's address", default="")
 TABLE_HELP = "a table of texts, in any format that `tasks new` reads; its other columns are kept"
 SHOWN = ("strategy", "temperature", "hard_share", "weights", "min_confidence", "balance", "held_out", "num_epochs")
 STUDENT_OPTIONS = tuple(
@@ -44,8 +44,8 @@ STUDENT_OPTIONS = tuple(
     ENCODING,
     argument("--by", "WHO", BY),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
-    argument("--out", "FILE", "the table with labels; its ending says the format", required=True, type=Path),
-    argument("--abstain-below", "P", "no label for a text whose best one is less probable", type=float, default=0.0),
+    argument("--out", "FILE", "the table with labels; its suffix determines the format", required=True, type=Path),
+    argument("--abstain-below", "P", "no label with a probability below P", type=float, default=0.0),
     argument("--model", "MODEL", "the base model, if it has moved since training"),
     RAY,
     PLAN,
@@ -78,21 +78,21 @@ def annotate(options: Options, terminal: Terminal) -> None:
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
     for count, outcome in (
-        (summary.abstained, "without a label: nobody was sure enough"),
+        (summary.abstained, "without a label: the annotators were not sure enough"),
         (summary.blank, "without a text"),
-        (summary.unreadable, f"could not be read{first_of(summary.why_unreadable)}"),
+        (summary.unreadable, f"could not be annotated{first_of(summary.why_unreadable)}"),
     ):
         if count:
             terminal.say(f"{counted(count, 'row')} {outcome}.")
     if summary.agreement is not None:
-        terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
+        terminal.say(f"On average, {summary.agreement:.0%} of the annotators predict the assigned label.")
     terminal.verdict(summary.forecast)
     if summary.remote_teacher:
         terminal.say(teacher_line(summary.remote_teacher))
-    terminal.say(f"{counted(summary.rows, 'row')} in {summary.out}, read by {summary.by}.")
+    terminal.say(f"{counted(summary.rows, 'row')} in {summary.out}, annotated by {summary.by}.")
     classifier = Path(options.task) / "adapter"
     if not options.by and classifier.exists():
-        terminal.say(f"That is who read the run's own texts. The run's classifier alone: `annotate {classifier} ...`.")
+        terminal.say(f"It annotated the run's texts, too. For the run's classifier alone: `annotate {classifier} ...`.")
 
 
 @command(
@@ -102,10 +102,10 @@ def annotate(options: Options, terminal: Terminal) -> None:
     TEXT_COLUMN,
     ENCODING,
     argument("--generate", "N", "texts per class, or pairs in all, that the teacher writes", type=int, default=0),
-    argument("--real", "N", "real examples learnt: per class, a share as 5%%, all; or pairs, all (default: 100)"),
+    argument("--real", "N", "real examples learnt: N per class, 5%%, or all; of pairs, N (default: 100) or all"),
     argument("--by", "WHO", f"{BY} (default: a teacher that is trained on the shots)"),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
-    flag("--onnx", "write the student as ONNX too, in float and int8, with how both answer beside it"),
+    flag("--onnx", "also export the student to ONNX, in float and int8, with a comparison of the predictions"),
     argument(
         "--student",
         "MODEL",
@@ -113,7 +113,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
         "(default: the bundled one)",
     ),
     MODEL,
-    argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); a used one is continued"),
+    argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); an existing one is continued"),
     RAY,
     PLAN,
     *REMOTE_OPTIONS,
@@ -142,7 +142,7 @@ def distill(options: Options, terminal: Terminal) -> None:
         distill_text(task, options, arguments, terminal)
         return
     if options.real and options.k is not None:
-        raise InputError(f"--real {options.real} and --shots {options.k} both say how many. Leave one out.")
+        raise InputError(f"--real {options.real} and --shots {options.k} set the same number. Leave one out.")
     arguments |= {name: getattr(options, name) for name in ("real", "student", "ray", "onnx")}
     arguments["student_settings"] = StudentSettings(**overrides(options, StudentSettings))
     arguments["settings"] = settings_of(options)
@@ -164,19 +164,19 @@ def _tell_student(summary: "DistillSummary", terminal: Terminal) -> None:
     if summary.table:
         terminal.scores(summary.table)
     else:
-        terminal.say("Nothing was measured: the task has no test file.")
+        terminal.say("Nothing was evaluated: the task has no test file.")
     if summary.remote_teacher:
         terminal.say(teacher_line(summary.remote_teacher))
     if summary.held_out_agreement is not None:
         terminal.say(
-            f"On {summary.held_out} texts that it did not learn, the student says what the teacher says in "
+            f"On {summary.held_out} texts that it did not learn, the student agrees with the teacher in "
             f"{summary.held_out_agreement:.0%}."
         )
     size = f"{summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     for parity in summary.onnx:
         lost = "" if parity.points_lost is None else f"; {parity.points_lost:.2f} points less on {parity.tested} tests"
         terminal.say(
-            f"{parity.file} ({parity.megabytes:.0f} MB): another label for {parity.other_labels} of {parity.texts} "
+            f"{parity.file} ({parity.megabytes:.0f} MB): a different label for {parity.other_labels} of {parity.texts} "
             f"texts; probabilities differ by up to {parity.largest_difference:.4f}{lost}."
         )
     terminal.verdict(summary.forecast)

@@ -33,13 +33,13 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 
 @command(
     "tasks new",
-    argument("table", "TABLE", "CSV, TSV, JSON Lines, JSON, Parquet, Arrow or a spreadsheet; packed or not"),
-    argument("--out", "FOLDER", "default: the task's name, or the table's without its ending"),
+    argument("table", "TABLE", "CSV, TSV, JSON Lines, JSON, Parquet, Arrow or a spreadsheet; compressed or not"),
+    argument("--out", "FOLDER", "default: the task's name, or the table's without its suffix"),
     argument("--name", "NAME", "of the task (default: the table's)"),
     argument(
         "--text-column",
         "NAME",
-        "default: found by its name and by what is in it; several are joined to one text",
+        "default: detected by name and content; several are joined into one text",
         action="append",
         default=[],
     ),
@@ -47,17 +47,17 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
     argument(
         "--label-column",
         "NAME",
-        "default: found by its name or by what is in it; several are of one annotator each, who must agree",
+        "default: detected by name or content; several are of one annotator each, who must agree",
         action="append",
         default=[],
     ),
-    argument("--verdict-column", "NAME", "what an annotation tool keeps of a person's accept or reject; or none"),
+    argument("--verdict-column", "NAME", "with the accept or reject of an annotation tool; or none"),
     argument("--missing-label", "LABEL", "means that a row has no label: leave it out", action="append", default=[]),
     argument("--encoding", "NAME", "of a text file, such as cp1252 (default: by its byte-order mark, else UTF-8)"),
-    flag("--no-header", "no line names the columns: they are called 1, 2, ..."),
-    argument("--sheet", "NAME", "of a spreadsheet (default: the only one that holds something)"),
-    flag("--merge-labels", "make labels that read the same one class, such as Bug and bug"),
-    flag("--skip-broken", "leave out, and count, rows that cannot be read or have no label or several"),
+    flag("--no-header", "the table has no header: its columns are called 1, 2, ..."),
+    argument("--sheet", "NAME", "of a spreadsheet (default: the only one that is not empty)"),
+    flag("--merge-labels", "merge labels that read the same into one class, such as Bug and bug"),
+    flag("--skip-broken", "leave out, and count, rows that cannot be read, have no label or several"),
     argument("--seed", "SEED", "draws the test split (default: 0)", type=int, default=0),
 )
 def new(options: Options, terminal: Terminal) -> None:
@@ -104,12 +104,12 @@ def new(options: Options, terminal: Terminal) -> None:
     if task.asked_words:
         proposals = ", ".join(f"{word!r} for {name!r}" for name, word in task.asked_words.items() if word)
         terminal.say(
-            f"warning: these say nothing to a model: {shorten(map(repr, task.asked_words))}. Write a word for each "
+            f"warning: these mean nothing to a model: {shorten(map(repr, task.asked_words))}. Write a word for each "
             f"into the task file.{f' Proposed: {proposals}.' if proposals else ''}"
         )
-    left_out = f" What was left out: {Path(task.task_file).parent / MADE_FROM}." if dropped else ""
+    left_out = f" Rows left out: {Path(task.task_file).parent / MADE_FROM}." if dropped else ""
     terminal.say(
-        f"Wrote {task.task_file}.{left_out} Make its instruction, noun and label words fit, then: "
+        f"Wrote {task.task_file}.{left_out} Edit its instruction, noun and label words, then: "
         f"{program()} tasks check {as_word(task.task_file)}"
     )
 
@@ -118,7 +118,7 @@ def new(options: Options, terminal: Terminal) -> None:
     "tasks check",
     *TASK,
     MODEL,
-    flag("--no-model", "do not look at the label words as the model sees them"),
+    flag("--no-model", "do not check the label words with the model's tokenizer"),
     argument("--shots", "K", "real examples per class that a run will draw", type=int, default=DEFAULT_SHOTS),
 )
 def check(options: Options, terminal: Terminal) -> int:

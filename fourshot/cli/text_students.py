@@ -62,7 +62,7 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
     if summary.table:
         terminal.table(summary.table, SCORES)
     else:
-        terminal.say("Nothing was measured: the task has no test file.")
+        terminal.say("Nothing was evaluated: the task has no test file.")
     if summary.remote_teacher:
         terminal.say(teacher_line(summary.remote_teacher))
     size = f"{summary.architecture}, {summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
@@ -86,12 +86,12 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
     terminal.result("result", summary)
     for count, outcome in (
         (summary.blank, "without an input"),
-        (summary.unfinished, "without a target: it did not come to an end"),
+        (summary.unfinished, "without a target: it was not finished"),
         (
             summary.unreadable,
             f"without a target: the input was refused, or nothing was written{first_of(summary.why_unreadable)}",
         ),
-        (summary.cut, "too long: the end of the input was not read"),
+        (summary.cut, "too long: the end of the input was ignored"),
     ):
         if count:
             terminal.say(f"{counted(count, 'row')} {outcome}.")
@@ -105,7 +105,7 @@ def _refuse(names: Sequence[str]) -> None:
     """Raise InputError for options of tasks with labels."""
     if names:
         given = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-        raise InputError(f"{given}: that is for tasks with labels, and this is a text generation task. Leave it out.")
+        raise InputError(f"{given}: only for tasks with labels, but this is a text generation task. Leave it out.")
 
 
 def _real(text: str | None) -> int | None:
@@ -133,7 +133,7 @@ def show(texts: Sequence[str], written: "Sequence[TextWritten]", terminal: Termi
         terminal.result("prediction", {"text": text, "written": result.text, "is_whole": result.is_whole})
         terminal.say(one_line(result.text))
     if unfinished := sum(not result.is_whole for result in written):
-        terminal.warn(f"{unfinished} of {len(texts)} did not come to an end, and were cut.")
+        terminal.warn(f"{unfinished} of {len(texts)} outputs were cut before their end.")
     if num_cut := sum(result.is_cut for result in written):
-        terminal.warn(f"{num_cut} of {len(texts)} inputs are longer than the student reads: their end did not count.")
+        terminal.warn(f"{num_cut} of {len(texts)} inputs are too long for the student: their end was ignored.")
     terminal.result("result", {**source, "texts": len(texts)})

@@ -138,7 +138,7 @@ def answer(
     an empty test split, NoRoomError if not one of the ``shots`` of each class fits.
     """
     if not test:
-        raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
+        raise InputError("The test split is empty, so nothing can be evaluated. Give at least one test text.")
 
     parts = [part for example in test for part in parts_of(task, example.text, form)]
     longest = longest_of(engine, task, form, parts) if shots else ""

@@ -158,6 +158,6 @@ def check_annotators(methods: Sequence[str], settings: RunSettings) -> None:
         method = METHODS[name]
         if method.annotators_of and (annotator := method.settings(settings).annotate.annotator) != "adapters":
             raise InputError(
-                f"The method {name} is the committee's answer, and annotate.annotator is {annotator!r}. Leave the "
-                "method out, or set annotate.annotator to 'adapters'. icl and icl_calibrated ask the base in context."
+                f"The method {name} needs a committee, but annotate.annotator is {annotator!r}. Leave the method out, "
+                "or set annotate.annotator to 'adapters'. icl and icl_calibrated query the base model in context."
             )

@@ -105,10 +105,8 @@ def run_in(path: str | Path) -> RunFolder:
         usable_files = [
             str(file) for file in (folder.path / "report.html", *folder.path.glob("annotated.*")) if file.is_file()
         ]
-        hint = f" What it has: {', '.join(usable_files)}." if usable_files else ""
-        raise InputError(
-            f"{path} is not the folder of a run: it has no {missing[0]}. Give one that a run was in.{hint}"
-        )
+        hint = f" It contains: {', '.join(usable_files)}." if usable_files else ""
+        raise InputError(f"{path} is not a run folder: it has no {missing[0]}. Give the folder of a run.{hint}")
     return folder
 
 
@@ -165,8 +163,8 @@ def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
         return []
     if not folder.has(f"{name}.json"):
         raise InputError(
-            f"{folder.path / name}.csv has no {name}.json beside it, which says what was written. Put it back, or "
-            "remove the table to go on without it."
+            f"{folder.path / name}.csv has no {name}.json beside it, which records the original table. Restore "
+            "it, or remove the table to continue without it."
         )
     return folder.read(f"{name}.json", list[ReviewRow])
 
@@ -243,8 +241,8 @@ def report_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
     decided = decisions(folder, REVIEW, task)
     if {*decided.gone} == {*task.label_names} and not _learns_others(folder, task):
         raise InputError(
-            f"{folder.path / REVIEW}.csv keeps no row, so there is nothing to learn. Say yes under keep for some, or "
-            "remove the table to go on without it."
+            f"{folder.path / REVIEW}.csv keeps no row, so there is nothing to learn. Enter yes under keep for some, or "
+            "remove the table to continue without it."
         )
     if has_table(folder, REVIEW):
         on_event(Event(stage="shots", message=f"{folder.path}: {in_words(REVIEW, decided)}"))
@@ -265,9 +263,7 @@ def in_words(name: str, decided: Decisions) -> str:
     deleted = sum(answer.is_deleted for answer in decided.answers.values())
     line = f"{name}.csv: {counts}" + (f" ({counted(deleted, 'row')} deleted)" if deleted else "")
     if decided.unasked:
-        line += f"; {decided.unasked} have a new label and no under keep, so they are not learnt"
+        line += f"; {decided.unasked} have a new label, but keep is no, so they are not learnt"
     if decided.gone:
-        line += (
-            f"; no row is left of {shorten(map(repr, decided.gone), MOST_NAMED)}, so nothing in the table teaches it"
-        )
+        line += f"; no row is left for {shorten(map(repr, decided.gone), MOST_NAMED)}, so the table does not teach it"
     return line

@@ -106,8 +106,8 @@ class RunFolder(WorkFolder):
         """Raise RunFolderError if the folder was begun with other shots."""
         if self.has(SHOTS_FILE) and self.shots() != [*shots]:
             raise RunFolderError(
-                f"{self.path} was begun with other shots than the labelled data gives now: it was changed, or the test "
-                "texts that are taken out of it. Put them back as they were, or give another folder (--out)."
+                f"{self.path} was started with shots other than those of the current data: the labelled data has "
+                "changed, or the test texts that are removed from it. Restore them, or give another folder (--out)."
             )
 
     def write_command(self, command: str) -> None:

@@ -30,7 +30,7 @@ def read_annotated(out: Path, columns: Sequence[str]) -> Table:
     table = read_table(out)
     if missing := [column for column in columns if column not in table.columns]:
         names = " and ".join(map(repr, missing))
-        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+        raise InputError(f"{out} no longer has the column {names}. Restore it, or remove the file to annotate again.")
     return table
 
 
@@ -43,7 +43,7 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
     cell = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
     label = label_named(cell, labels)
     if label is None:
-        allowed = f"allowed are {shorten(labels, MOST_NAMED)}, or nothing to leave a row out."
+        allowed = f"allowed are {shorten(labels, MOST_NAMED)}, or an empty cell to leave the row out."
         raise InputError(f"{LABEL} is {cell!r}; {allowed} {nearest(cell, labels)}".rstrip())
     if not label:
         return None
@@ -80,4 +80,4 @@ def _share(column: str, cell: Any) -> float | None:
     try:
         return float(text) if text else None
     except ValueError:
-        raise InputError(f"{column} is {cell!r}; allowed are numbers, or nothing for a label of your own.") from None
+        raise InputError(f"{column} is {cell!r}; allowed are numbers, or an empty cell for your own label.") from None

@@ -77,14 +77,14 @@ def open_run(folder: Path) -> Experiment:
     run_folder = RunFolder(folder)
     if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not run_folder.has(name)]:
         raise InputError(
-            f"{folder} holds no run: it has no {missing[0]}. Give the folder of one, or an adapter's or a student's."
+            f"{folder} is not a run folder: it has no {missing[0]}. Give the folder of a run, an adapter or a student."
         )
     manifest = run_folder.manifest()
     model = resolve_again(manifest.model_name, manifest.model_revision)
     if model.revision != manifest.model_revision:
         raise InputError(
-            f"The run {folder} was made on {manifest.model_name} revision {manifest.model_revision}; here it is "
-            f"revision {model.revision}. Put that model back, or run again on this one."
+            f"The run {folder} was made with {manifest.model_name} revision {manifest.model_revision}; here it is "
+            f"revision {model.revision}. Restore that model, or run again with this one."
         )
     data = TaskData(manifest.task, needs_test=False)
     seeds = [load_shots(data, manifest.settings, run_folder, goes_on=False)]
@@ -96,13 +96,15 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
     writer = experiment.writers[0]
     kind, folder = writer.settings.annotate.annotator, writer.folder.path
     if kind == "none":
-        raise InputError(f"The run {folder} has no annotator. Name its adapter's folder to have that annotate.")
+        raise InputError(
+            f"The run {folder} has no annotator. To annotate with its classifier, give its adapter's folder."
+        )
     annotators = experiment.annotators(writer)
     expected = writer.settings.annotate.num_annotators if kind == "adapters" else 0
     if len(annotators) < expected:
         raise InputError(
-            f"The run {folder} is not finished: {len(annotators)} of its {expected} annotators are there. Run the "
-            "command that began it again."
+            f"The run {folder} is not finished: {len(annotators)} of its {expected} annotators are there. Repeat "
+            "the command that started it."
         )
     calibrated = writer.folder.has(CALIBRATION_FILE)
     teacher = Teacher(

@@ -58,7 +58,7 @@ from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.training.students.encoders import ResolvedEncoder, check_max_tokens, resolve_encoder
 
-NO_TEACHER = "without the teacher, whose time is not known"
+NO_TEACHER = "without the teacher, whose time is unknown"
 
 
 class _Accepted(NamedTuple):

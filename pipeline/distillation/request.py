@@ -137,13 +137,13 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
             self._check_real()
         if self.by and self.generate and not (self.by.pairs or self.by.draw):
             raise InputError(
-                "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
-                "--by out to have a teacher trained that writes."
+                "--generate needs a teacher that generates texts, and the one in --by does not. Name a finished run, "
+                "or leave --by out to train such a teacher."
             )
         if self.by is None and self.settings.annotate.annotator == "none":
             raise InputError(
-                "annotate.annotator (--annotator) says who the teacher is, and 'none' is nobody. Set another, or name "
-                "a teacher with --by."
+                "annotate.annotator (--annotator) is 'none', so there is no teacher. Set another, or name a teacher "
+                "with --by."
             )
         if self.unlabelled:
             check_added(self.unlabelled.columns, annotation_columns(self.task.label_names))
@@ -157,7 +157,7 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
         """Raise InputError if ``real`` is invalid, or if the teacher is not trained here."""
         check_real(self.real)
         if self.by:
-            raise InputError(f"--real is for a teacher that is trained here, and {self.by.name} is none. Leave it out.")
+            raise InputError(f"--real is for a teacher that is trained here; {self.by.name} is not. Leave it out.")
 
     def with_teacher_settings(self) -> "LabelDistillation":
         """Return a copy with the teacher's settings; a number of real examples replaces that of shots per class."""
@@ -223,14 +223,14 @@ class TextDistillation(Distillation, frozen=True, kw_only=True):
     def _check_asked(self, by: NamedWriter) -> None:
         """Raise InputError for options that an existing teacher does not support."""
         if self.model is not None:
-            raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
+            raise InputError(f"--model is for a teacher that is trained here; {by.name} is not. Leave it out.")
         if self.generate and by.draw is None:
             raise InputError(
-                f"{by.name} writes targets for inputs, and no pairs of its own: give inputs with --unlabelled FILE, "
-                "and leave --generate out."
+                f"{by.name} writes targets for given inputs, but cannot generate pairs. Give inputs with --unlabelled "
+                "FILE, and leave --generate out."
             )
         if self.settings.sampling.bias:
-            raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
+            raise InputError("sampling.bias is only supported by a teacher that is trained here. Leave it out.")
 
     def manifest(
         self, teacher: str, student: ResolvedModel, student_settings: TextStudentSettings, learnt: Sequence[Pair]
@@ -265,12 +265,12 @@ def _check_no_classifier(settings: RunSettings) -> None:
     if names:
         subject = f"The settings {', '.join(names)} are" if len(names) > 1 else f"The setting {names[0]} is"
         raise InputError(
-            f"{subject} of classifiers (--shots, --preset and their like); a text generation task uses "
+            f"{subject} for classifiers (as are --shots, --preset and others); a text generation task uses "
             f"{', '.join(USED)}. Leave the others out."
         )
     of_labels = [f"train.{name}" for name in OF_LABELS if getattr(settings.train, name) != getattr(usual.train, name)]
     if of_labels:
-        raise InputError(f"{' and '.join(of_labels)}: only trainings of classifiers have that. Leave it out.")
+        raise InputError(f"{' and '.join(of_labels)}: only for training classifiers. Leave it out.")
 
 
 def teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:

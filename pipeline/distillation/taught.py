@@ -63,13 +63,14 @@ def annotated_texts(request: LabelDistillation, by: str, annotate: Annotate) -> 
         summary = annotate_table(unlabelled, out, labels, by, annotate, on_event=request.on_event)
         if summary.unreadable:
             notes.append(
-                f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
+                f"{counted(summary.unreadable, 'text')} could not be annotated; reason for the first: "
+                f"{summary.why_unreadable}"
             )
     labelled, told_of_labels = labelled_texts(unlabelled, out, labels)
     if not (labelled or request.writes):
         raise InputError(
-            f"{out}: no text has a label, so a student would learn the shots alone. Put labels in, or remove the file "
-            "to annotate anew."
+            f"{out}: no text has a label, so a student would learn the shots alone. Add labels, or remove the file "
+            "to annotate again."
         )
     return labelled, [*notes, *told_of_labels]
 
@@ -94,9 +95,9 @@ def labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> t
     notes = [str(warning) for warning in table_warnings(table)]
     notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, filter(None, texts))
     if num_corrected := sum(example.is_real for example in labelled):
-        notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
+        notes.append(f"{counted(num_corrected, 'label')} in {out.name} not from the teacher: learnt alone, as your own")
     if blank := texts.count(""):
-        notes.append(f"left out, for want of a text: {counted(blank, 'row')}")
+        notes.append(f"left out, because the text is blank: {counted(blank, 'row')}")
     if missing := len(texts) - blank - len(labelled):
         notes.append(
             f"without a label in {out.name}: {counted(missing, 'text')}, refused by the teacher or removed there"
@@ -141,8 +142,8 @@ def _near_test(request: LabelDistillation, learnt: Annotated, test: Sequence[Exa
         return []
     first = clipped(" ".join(near[0].text.split()), 60)
     return [
-        f"learnt, although nearly a test text: {counted(len(near), 'text')}, such as {first!r}; scores on the test "
-        "texts may be too high for others"
+        f"learnt, although nearly identical to a test text: {counted(len(near), 'text')}, such as {first!r}; scores "
+        "may be too high for new texts"
     ]
 
 
@@ -180,7 +181,7 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
     usable, measured, repeated = unseen(others, attrgetter("text"), (), [x.text for x in test], attrgetter("is_real"))
     notes = [*contradiction_notes(doubtful, "text", "none is learnt"), *_left_out(measured, repeated, "text")]
     num_shots = len(certain) - len(others)
-    return usable, notes + ([f"learnt as shots already: {counted(num_shots, 'text')}"] if num_shots else [])
+    return usable, notes + ([f"already learnt as shots: {counted(num_shots, 'text')}"] if num_shots else [])
 
 
 def learnable_pairs(
@@ -198,8 +199,8 @@ def learnable_pairs(
 
 
 def _left_out(measured: int, repeated: int, noun: str) -> list[str]:
-    notes = [f"not learnt, because it is measured on: {counted(measured, noun)}"] if measured else []
-    return notes + ([f"not learnt, because repeated: {counted(repeated, noun)}"] if repeated else [])
+    notes = [f"not learnt, because used for testing: {counted(measured, noun)}"] if measured else []
+    return notes + ([f"not learnt, because duplicated: {counted(repeated, noun)}"] if repeated else [])
 
 
 def count_confident(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
@@ -213,7 +214,7 @@ def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]
     """Return a note if the folder was started with other shots than the data would give now."""
     if value_hash(tuple(stored_shots)) == value_hash(tuple(current_shots)):
         return []
-    return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
+    return ["the shots are those that the folder was started with; for those of the current data, give another --out"]
 
 
 def drawn_texts(request: LabelDistillation, by: NamedAnnotator, data: TaskData, shots: Sequence[Example]) -> TextPairs:
@@ -256,7 +257,7 @@ def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
 
 def missing_texts(written: Annotated, total: int) -> list[str]:
     """Return a note if the teacher generated fewer usable texts than ``total``."""
-    return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
+    return [f"the teacher wrote {len(written)} usable texts of {total}"] if len(written) < total else []
 
 
 def teacher_measured(annotate: Annotate, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:

@@ -63,7 +63,7 @@ def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswe
         raise InputError(f"{out}: {error}. Write texts there, or leave the cell of {TARGET} empty.") from None
     notes = [*source.notes, *map(str, table_warnings(table))]
     if blank := sum(not pair.input for pair in pairs):
-        notes.append(f"{counted(blank, 'row')} without an input left out")
+        notes.append(f"{counted(blank, 'row')} left out: no input")
     pairs = [pair for pair in pairs if pair.input]
     source_inputs = (text for text in source.inputs if text)
     notes += corrections(source.path.name, source_inputs, out.name, [pair.input for pair in pairs])
@@ -76,10 +76,10 @@ def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswe
         for pair in pairs
     ]
     if num_corrected := sum(pair.is_corrected for pair in pairs):
-        notes.append(f"{counted(num_corrected, 'target')} in {out.name} not of the teacher: learnt as a person's")
+        notes.append(f"{counted(num_corrected, 'target')} in {out.name} not from the teacher: learnt as your own")
     if without := sum(not pair.target for pair in pairs):
-        reason = "the teacher did not come to an end, could not read them, or it was removed there"
-        notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {reason}")
+        reason = "the teacher did not finish it, refused the input, or it was removed there"
+        notes.append(f"{counted(without, 'input')} left out, without a target in {out.name}: {reason}")
     return [pair for pair in pairs if pair.target], notes
 
 
@@ -128,6 +128,6 @@ def learnable_pairs(
         (pair.input, _pair_key(pair.input, pair.target)) for pair in pairs if pair.is_corrected
     )
     notes = contradiction_notes(several, noun, "the first is learnt")
-    notes += [f"{counted(measured, noun)} also in the test split left out"] if measured else []
-    notes += [f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else []
+    notes += [f"{counted(measured, noun)} left out: also in the test split"] if measured else []
+    notes += [f"{counted(repeated, noun)} left out: duplicates of others or of real ones"] if repeated else []
     return usable_pairs, notes

@@ -172,7 +172,7 @@ def short_classes(counts: ClassCounts, labels: Sequence[str]) -> str:
 def short_notice(task: str, counts: ClassCounts) -> str:
     """Return which classes have too few texts, for people, at the end of a run that continues nevertheless."""
     short = short_classes(counts, list(counts.missing))
-    return f"{task}, short of texts: {short}. The run goes on with these (--allow-short)."
+    return f"{task}, short of texts: {short}. The run continues with these (--allow-short)."
 
 
 def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
@@ -197,11 +197,12 @@ def short_run_error(
     ]
     if (rest := len(classes) - len(lines)) > 0:
         lines.append(f"  - and {rest} more")
-    lines += [f"Task {name} dropped out: {' '.join(str(error).split())}" for name, error in failed.items()]
+    lines += [f"Task {name} failed: {' '.join(str(error).split())}" for name, error in failed.items()]
     listing = "\n".join(lines)
     return ShortRunError(
         f"Some classes stalled before they had enough texts:\n{listing}\nAll others are finished, and everything is in "
-        f"{folder}. Go on there with what there is (--allow-short); or start anew in another folder (--out): ask for "
-        "fewer (--per-class, of distill --generate), draw more (--set generate.max_candidates=...), accept a lower "
-        "rate (--set generate.min_acceptance=...), or describe these labels better in the task file."
+        f"{folder}. Continue there with the texts it has (--allow-short), or start again in another folder (--out): "
+        "request fewer texts (--per-class; --generate of distill), allow more candidates (--set "
+        "generate.max_candidates=...) or a lower rate (--set generate.min_acceptance=...), or describe these labels "
+        "better in the task file."
     )

@@ -109,7 +109,9 @@ class LocalWorker:
             self._given_up += 1
             self._deaths = 0
         if self._dead_starts >= MOST_DEATHS or self._given_up >= MOST_DEATHS:
-            raise self._child.error(f"The engine's process died {self.starts} times, lately with nothing done; it")
+            raise self._child.error(
+                f"The engine's process died {self.starts} times, most recently without any result; it"
+            )
         again = [*self._in_flight.values(), *self._waiting]
         self._in_flight, self._waiting = {}, []
         self._start()

@@ -171,7 +171,7 @@ class RayWorkers:
         self._faults[state.node] += is_fault
         if not is_fault or self._faults[state.node] < MOST_DEATHS:
             return
-        self._tell(f"a machine is done without, after {MOST_DEATHS} failures: {failure}")
+        self._tell(f"a machine is excluded after {MOST_DEATHS} failures: {failure}")
         if all(self._faults[node] >= MOST_DEATHS for node in nodes(self._engine.gpus)):
             raise failure
 
@@ -183,7 +183,7 @@ class RayWorkers:
         elif now - self._last_seen_s > ALONE_S:
             raise FourshotError(
                 f"The Ray cluster has had no machine with a GPU, or with {CORES_PER_DEVICE} cores, for {ALONE_S:.0f} "
-                "s. What is finished is kept; run the same command again when it has (`ray status`)."
+                "s. Finished work is kept; run the same command again when there is one (`ray status`)."
             )
         if now - self._looked_s < LOOK_S and self._actors:
             return

@@ -204,8 +204,8 @@ class RoundSink:
         new = [label for label in all_stalled if label not in self._stalled]
         self._stalled.update(new)
         if new and len(all_stalled) < len(counts.missing) and not self._is_pool:
-            what_comes = "goes on with these" if self._settings.allow_short else "ends, unless --allow-short is given"
-            message = f"{self._task.name}, {stalled(counts, new)}. The run draws for the others, then {what_comes}."
+            what_comes = "continues with these" if self._settings.allow_short else "ends, unless --allow-short is given"
+            message = f"{self._task.name}, {stalled(counts, new)}. The others continue, then the run {what_comes}."
             self._on_event(Event(stage="generate", message=message))
 
 
@@ -252,9 +252,8 @@ def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
     for done in filter(folder.has, DONE_FILES):
         if num_recorded < (kept := folder.read(done, dict[str, int]).get("kept", 0)):
             raise RunFolderError(
-                f"{folder.path / 'rounds.jsonl'} tells of {num_recorded} texts that were kept where {kept} were "
-                f"({done}): it was changed after the run wrote it. Put it back, or start anew in another "
-                "folder (--out)."
+                f"{folder.path / 'rounds.jsonl'} records {num_recorded} kept texts, but {done} records {kept}: it was "
+                "changed after the run wrote it. Restore it, or start again in another folder (--out)."
             )
     count = sum(record.num_candidates for record in records)
     candidates, verdicts = folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)

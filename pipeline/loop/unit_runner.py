@@ -178,7 +178,7 @@ class _Task:
             return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
         if kind == "adapters":
             return Committee(self._engine, brief.task, brief.annotators, brief.settings, brief.shots)
-        raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
+        raise InputError("annotate.annotator is 'none', so there is no annotator to label texts. Set another.")
 
     def prepare(self) -> None:
         """Create the prompts of every class once; list attributes if wanted and not in the brief."""

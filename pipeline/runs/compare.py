@@ -135,11 +135,11 @@ def _check(request: ComparisonRequest) -> None:
     if unknown or not methods:
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
+        raise InputError(f"Seeds are {list(seeds)}; allowed are one or more different numbers.")
     if seed != RunSettings().seed:
         raise InputError(
-            f"a comparison takes its seeds from --seeds, and would not read seed = {seed} of the settings. "
-            f"Leave it out; for this seed alone, give '--seeds {seed},'."
+            f"a comparison takes its seeds from --seeds and ignores the setting seed = {seed}. Leave the setting out; "
+            f"for this seed alone, give '--seeds {seed},'."
         )
     check_annotators(methods, request.settings)
     refuse_fake(request.model, "A comparison")
@@ -204,8 +204,8 @@ def _real_examples(data: TaskData, settings: RunSettings, seed: int, method: str
         fewest = min(names, key=lambda name: counts[name])
         raise InputError(
             f"the method {method} ({METHODS[method].display_name}) learns {most} labelled texts per class, and "
-            f"{fewest!r} has {counts[fewest]}. Leave it out (--methods zero_shot,icl,lora,fourshot), or let it learn "
-            "what there is (--allow-fewer-shots)."
+            f"{fewest!r} has {counts[fewest]}. Leave the method out (--methods zero_shot,icl,lora,fourshot), or allow "
+            "fewer (--allow-fewer-shots)."
         ) from error
 
 

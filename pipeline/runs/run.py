@@ -132,7 +132,7 @@ def _experiment(request: RunRequest, on_event: OnEvent) -> Experiment:
     on_event(Event(stage="shots", message="reading the data"))
     data = TaskData(task, on_event, settings, needs_test=request.until == "evaluate")
     if not data.test:
-        data.tell(f"{data.why_no_test}, so this run trains a classifier and measures nothing")
+        data.tell(f"{data.why_no_test}, so this run trains a classifier but does not evaluate it")
     texts = _texts_of(unlabelled, task, settings, on_event)
     experiment = Experiment(
         data,

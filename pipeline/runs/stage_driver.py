@@ -123,7 +123,7 @@ def _without_folds(cell: MethodCell) -> str:
     names = [f"annotate.{name}" for name in of_folds if getattr(annotate, name) != getattr(usual, name)]
     if not cell.method.synthetic or not names or annotate.folds:
         return ""
-    return f"nothing comes of {' and '.join(names)}: annotate.folds is 0, and 2 trains fold adapters"
+    return f"without effect: {' and '.join(names)}. annotate.folds is 0; 2 trains fold adapters"
 
 
 def _other_passes(cell: MethodCell) -> str:
@@ -132,6 +132,6 @@ def _other_passes(cell: MethodCell) -> str:
     if not cell.method.synthetic or passes in (of_classifier, RunSettings().train.num_epochs):
         return ""
     return (
-        f"train.num_epochs = {passes:g} is of trainings on labels, such as those of annotators; the classifier learns "
-        f"probabilities, in annotate.soft_epochs = {of_classifier:g} passes"
+        f"train.num_epochs = {passes:g} applies only to training on labels, such as the annotators'; the classifier "
+        f"learns probabilities, for annotate.soft_epochs = {of_classifier:g} epochs"
     )

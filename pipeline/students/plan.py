@@ -23,8 +23,8 @@ from fourshot.training.students.onnx_export import PROBED_TEXTS
 from fourshot.training.students.train import finished_student
 
 STUDENTS = "train the students"  # name of the stage, which also evaluates and exports them
-MEASURING = "measuring how fast the student learns on this machine, some seconds on idle cores"
-AT_MOST = "less where a student stops early"
+MEASURING = "measuring how fast the student trains on this machine (some seconds on idle cores)"
+AT_MOST = "less if a student stops early"
 # The ONNX export is Python code, as imports are, so its time is a multiple of the time to load an encoder.
 EXPORT_OPENINGS = 3.0
 Sampled = TypeVar("Sampled")
@@ -56,7 +56,7 @@ def forecast_of_students(
     except Exception as error:  # no fault of a forecast may prevent the training
         if anew:
             raise
-        message = f"none of the students, for this machine could not be measured: {error}"
+        message = f"none for the students, because this machine could not be measured: {error}"
         on_event(Event(stage="forecast", message=message))
         return None
     return forecast_at_speed(stage, speed)

@@ -36,7 +36,7 @@ def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[flo
 
     total = len(texts)
     if total == 0:
-        raise ValueError("a tri-gram curve of no texts: give at least one")
+        raise ValueError("there are no texts for a tri-gram curve: give at least one")
     draws = np.asarray(sizes, dtype=np.int64)
     if draws.size and (draws.min() < 0 or draws.max() > total):
         raise ValueError(f"sizes must lie between 0 and the {total} texts, got {draws.min()} to {draws.max()}")

@@ -33,9 +33,7 @@ def check_numbers(settings: msgspec.Struct) -> None:
     """Raise InputError for the first number in ``settings`` that is not finite, too large, or out of bounds."""
     for name, value in _numbers(settings):
         if not math.isfinite(value):
-            raise InputError(
-                f"{name} must be a finite number, got {value}. For a bound that never holds, give a large number."
-            )
+            raise InputError(f"{name} must be a finite number, got {value}. To set no limit, give a large number.")
         if abs(value) > LARGEST and isinstance(value, int):
             raise InputError(f"{name} must be at most {LARGEST}, got {value}.")
         if value < LEAST.get(name, -math.inf):

@@ -51,8 +51,8 @@ class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise InputError(f"generate.{name} must be at least {least}; got {value}.")
         if not (self.min_acceptance or self.max_candidates) or not 0 <= self.min_acceptance <= 1:
             raise InputError(
-                "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "
-                f"for without end; got {self.min_acceptance} and {self.max_candidates}."
+                "min_acceptance is a share from 0 to 1, and above 0 if max_candidates is 0, because a class might "
+                f"otherwise never stall; got {self.min_acceptance} and {self.max_candidates}."
             )
 
     @property
@@ -156,7 +156,7 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
             )
         if self.annotator == "adapters" and not self.num_annotators:
             raise InputError(
-                "num_adapters, in_context, num_encoders and folds are all 0, so nobody would annotate. Set one of "
+                "num_adapters, in_context, num_encoders and folds are all 0, so there is no annotator. Set one of "
                 "them, or annotator to 'none'."
             )
 

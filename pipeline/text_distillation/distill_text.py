@@ -116,7 +116,7 @@ def _prepare(request: TextDistillation) -> _Prepared:
     who = f"{base.name}@{base.revision}" if base else teacher.name
     manifest = request.manifest(who, made_of.model, students.student_settings, learnt)
     if by and made_of.kind == "seq2seq":
-        unused = [Unused(["train"], "neither this teacher nor this student learns through LoRA")]
+        unused = [Unused(["train"], "neither this teacher nor this student is trained with LoRA")]
         notes += tell_unused(settings, unused, "shots", request.on_event)
     return _Prepared(manifest, teaching, teacher, students, [*notes, *students.notes])
 
@@ -145,5 +145,5 @@ def read_data(
     usable, test, notes = load_real(task)
     learnt = take_real(usable, real, settings.seed)
     if real is None:
-        notes.append(f"{len(learnt)} real pairs were learnt of {len(usable)}; --real N or --real all says otherwise")
+        notes.append(f"{len(learnt)} of {len(usable)} real pairs were learnt; --real N or --real all changes this")
     return learnt, limited(test, settings.test_limit or None), notes

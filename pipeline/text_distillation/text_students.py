@@ -172,7 +172,7 @@ def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStud
     if places is None or max(settings.max_tokens, settings.max_target_tokens) <= places:
         return settings, []
     shorter = {name: min(getattr(settings, name), places) for name in ("max_tokens", "max_target_tokens")}
-    note = f"the student has room for {places} tokens: longer inputs and targets are cut there"
+    note = f"the student has room for {places} tokens: longer inputs and targets are cut"
     return msgspec.structs.replace(settings, **shorter), [note]
 
 
@@ -181,7 +181,7 @@ def _with(settings: RunSettings, student: TextStudentSettings) -> LoraSettings:
     usual = TextStudentSettings()
     if names := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
         raise InputError(
-            f"{' and '.join(names)} of a student are for sequence-to-sequence models, and this one is causal. Leave "
+            f"{' and '.join(names)} of a student are for sequence-to-sequence models, but this one is causal. Leave "
             "them out."
         )
     return msgspec.structs.replace(

@@ -49,7 +49,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.splitlines()[-1] == "fourshot: stopped; run the same command again to go on."
+    assert error.splitlines()[-1] == "fourshot: stopped; run the same command again to continue."
     assert "Traceback" not in error
 
 
@@ -60,7 +60,7 @@ def test_a_reader_that_leaves_work_that_goes_on_is_told_of(tmp_path: Path) -> No
     os.close(write)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert error == "fourshot: who read the output has gone; run the same command again to go on.\n"
+    assert error == "fourshot: the output was closed; run the same command again to continue.\n"
 
 
 @pytest.mark.parametrize("module", ["fourshot.engine.machine.home", "fourshot.cli.runs", "fourshot.cli.bench"])

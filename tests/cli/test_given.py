@@ -50,7 +50,7 @@ def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_what_stands_before_the_command_is_told_where_it_belongs(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "Options follow it: fourshot COMMAND --json" in refused(capfd, "--json", "run", "support_tickets")
+    assert "Put options after it: fourshot COMMAND --json" in refused(capfd, "--json", "run", "support_tickets")
     assert "invalid choice: '--' (choose from " in refused(capfd, "--", "run")
 
 
@@ -78,7 +78,7 @@ def test_a_blank_value_is_refused_and_not_passed_over(
 def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--tasks A B" in refused(capfd, *CORPUS, *TASKS, "--out", "a", "--tasks", "trec", "sst2")
     for name, words in COMMA_SEPARATED.items():
-        assert f"all values behind it: --{name} A,B" in refused(capfd, *words, f"--{name}", "a", f"--{name}", "b")
+        assert f"all values after it: --{name} A,B" in refused(capfd, *words, f"--{name}", "a", f"--{name}", "b")
     assert cli.main((*CORPUS, *TASKS, "--out", "a", "--out=b", "--seed", "-1", "--seed", "2")) == 0
     error = capfd.readouterr().err
     assert "--out is given twice, 'a' and 'b': the last counts" in error
@@ -113,7 +113,7 @@ def test_the_home_folder_is_found_where_the_shell_left_it(
         (("predict", "-url", "http://127.0.0.1:1", "desk", "a"), "Did you mean --url?"),
         (("predict", "http://127.0.0.1:1", "desk", "a"), "--url http://127.0.0.1:1 TASK"),
         (("predict", "--url", "http://127.0.0.1:1", "caf\udce9", "a"), "not Unicode"),
-        (("keys", "add", "keys.toml", "--name", "a", "--tasks", "caf\udce9"), "no UTF-8"),
+        (("keys", "add", "keys.toml", "--name", "a", "--tasks", "caf\udce9"), "not UTF-8"),
         (("keys", "list", "."), "Is a directory"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_text_may_begin_with_any_dash(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("journal.jsonl", "is a folder, and a file is needed"), ("README.md", "is a folder"), ("data", "part of it is")],
+    [("journal.jsonl", "is a folder, but a file is needed"), ("README.md", "is a folder"), ("data", "part of it is")],
 )
 def test_what_is_in_the_way_of_a_file_is_said(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main((*CORPUS, *TASKS, "--out", "c")) == 0
@@ -259,7 +259,7 @@ def test_how_texts_are_read_that_are_not_given_is_refused(
     ("words", "message"),
     [
         (("compare", "support_tickets", "--set", "seed=5"), "For this seed alone, give '--seeds 5,'."),
-        (("compare", "support_tickets", "--plan", "--set", "seed=5"), "would not read seed = 5"),
+        (("compare", "support_tickets", "--plan", "--set", "seed=5"), "ignores the setting seed = 5"),
         (("tasks", "check", "support_tickets", "--no-model", "--model", "nowhere"), "--model is for how a model sees"),
         (("corpus", "--tasks", "sst2", "--model", "fake", "--out", "c", "--data", "nowhere"), "with --data or as"),
     ],

@@ -196,10 +196,10 @@ def test_predict_points_out_what_may_be_a_file_or_a_table(tmp_path: Path) -> Non
     table = tmp_path / "new texts.csv"
     table.write_text("id,text\n1,late\n", encoding="utf-8")
     (doubt,) = doubts_of([str(table), "late", "a.b", "why?"], [])
-    assert "its name was taken for a text" in doubt and f"--unlabelled '{table}'" in doubt
+    assert "its name was used as a text" in doubt and f"--unlabelled '{table}'" in doubt
     lines = table.read_text(encoding="utf-8").splitlines()
     (doubt,) = doubts_of([], lines)
-    assert "'id,text', looks like the names of a table's columns" in doubt and "annotate" in doubt
+    assert "'id,text', looks like the header of a table" in doubt and "annotate" in doubt
     (doubt,) = doubts_of([], ['{"text": "late"}', '{"text": "early"}'])
     assert "as in JSON Lines" in doubt
     assert not doubts_of([], ['{"question": "why?", "passage": "so"}'])

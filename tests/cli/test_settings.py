@@ -150,10 +150,10 @@ def test_of_a_setting_that_is_given_twice_it_is_told_which_counts(
     words += ["--out", str(tmp_path / "out"), "--annotator", "none", "--seed", "2"]
     settings = ("k=3", " k = 2", "seed=1", "annotate.annotator='none'", "allow_short=true", "sampling.top_p=1.0")
     assert main([*words, *(word for setting in settings for word in ("--set", setting))]) == 0
-    told = [line for line in capfd.readouterr().err.splitlines() if "count" in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if "--set" in line]
     assert len(told) == 2
     assert "--set k is given twice, '3' and '2': the last counts." in told[0]
-    assert "--set seed=1 does not count: the setting's own option says 2." in told[1]
+    assert "--set seed=1 is ignored: the setting's own option is 2." in told[1]
 
 
 def test_a_second_column_of_texts_is_refused_where_one_is_read(capfd: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_what_was_chosen_and_left_out_is_said_to_people_and_machines(
         "  2 rows without a text: line 22, 23\n  1 row repeating an earlier text with the same label: line 24\n"
         in shown
     )
-    assert "What was left out: inbox/made_from.json." in shown
+    assert "Rows left out: inbox/made_from.json." in shown
     assert cli.main(["tasks", "new", str(table), "--name", "again", "--json"]) == 0
     result = json.loads(capfd.readouterr().out)
     assert (result["task_file"], result["rows"], result["text_columns"]) == ("again/again.toml", 23, ["message"])

@@ -84,29 +84,28 @@ def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkey
     many: dict[str, Any] = {"train__r": 4, "filter__min_letters": 0.1, "base_verbalizer": "word", "shot_weight": 2.0}
     assert told(DEFAULT_METHODS, **many) == told(["fourshot_bare", "icl"], **many) == ""
     assert told(["zero_shot", "icl"], **many) == (
-        "settings without effect here: filter.min_letters, shot_weight (no method that is compared writes texts); "
-        "train.r (no method that is compared is trained)"
+        "settings without effect here: filter.min_letters, shot_weight (no compared method generates texts); "
+        "train.r (no compared method is trained)"
     )
     assert told(["icl"], train__loss="text", k=9, prompt_style="chat", test_limit=9) == "", "it takes the filler away"
     assert told(["lora"], annotate__folds=2, annotate__wordings=["bare"]).endswith(
-        "here: annotate.folds (no method that is compared has annotators)"
+        "here: annotate.folds (no compared method has annotators)"
     )
     assert "annotate.wordings (" in told(["lora25"], annotate__wordings=["bare"])
     assert told(["soft", "soft_as_read"], annotate__folds=2, generate__per_class=9, variety__attributes=True) == (
-        "settings without effect here: generate.per_class, annotate.folds (the methods that are compared have values "
-        "of their own)"
+        "settings without effect here: generate.per_class, annotate.folds (the compared methods have their own values)"
     )
     assert told(["icl", "committee"], train__r=4, annotate__folds=2, generate__per_class=9) == "", "it has a pool"
     assert told(["committee"], train__r=4, annotate__average="first", generate__per_class=9).endswith(
-        "here: generate.per_class, annotate.average (no method that is compared learns texts)"
+        "here: generate.per_class, annotate.average (no compared method learns texts)"
     )
     assert told(["committee", "fourshot"], annotate__average="first", generate__per_class=9, wording="bare") == ""
-    assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any method that is compared)")
+    assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any compared method)")
     monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
     settings, events = fourshot.settings({"train.r": 4}), list[Event]()
     request = ComparisonRequest(named("one")["one"], "fake", settings, ["icl"], [0], tmp_path / "out")
     plan_comparison(request, events.append)
-    assert events[0].notice and "train.r (no method" in events[0].message
+    assert events[0].notice and "train.r (no compared" in events[0].message
 
 
 def test_a_corpus_tells_what_is_of_trainings_and_of_others_who_read() -> None:
@@ -206,7 +205,7 @@ def test_a_least_confidence_of_nobody_is_refused(tmp_path: Path, capfd: pytest.C
     for more in ([], ["--plan"]):
         command = ["distill", "support_tickets", "--generate", "2", "--annotator", "none", *more]
         assert main([*command, "--out", str(tmp_path / "out")]) == 2
-        assert "'none' is nobody. Set another, or name a teacher with --by" in capfd.readouterr().err
+        assert "is 'none', so there is no teacher. Set another, or name a teacher with --by" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -97,7 +97,7 @@ def test_shots_that_are_gone_from_a_run_are_drawn_anew_with_a_line(tmp_path: Pat
     new = RunFolder(tmp_path / "new")
     load_shots(TaskData(task, events.append), RunSettings(), new)
     assert len(events) == 1
-    with pytest.raises(InputError, match=r"holds no run: it has no shots\.json"):
+    with pytest.raises(InputError, match=r"is not a run folder: it has no shots\.json"):
         open_run(folder.path)
 
 

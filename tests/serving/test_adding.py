@@ -57,10 +57,10 @@ def test_who_answers_after_an_addition_is_told(tmp_path: Path, root: Path, capfd
         return Registry(root, base_named(None)).read().versions("mood")[0].name
 
     for folder in (first, second, first):
-        assert "A running server answers with it within seconds" in added(folder) and answering() == folder.name
+        assert "A running server uses it within seconds" in added(folder) and answering() == folder.name
     assert run_command(capfd, "adapters", "pin", first.name, *at)[0] == 0
     text = added(second)
-    assert f"{first.name} is pinned, and is used as long as it is there. To have it answer: fourshot adapters" in text
+    assert f"{first.name} is pinned, and is used as long as it is there. To use it: fourshot adapters" in text
     assert f"adapters pin {second.name} --adapters {root}" in text and answering() == first.name
     assert "within seconds" not in text and "within seconds" in added(first)
     assert run_command(capfd, "adapters", "unpin", "mood", *at)[0] == 0

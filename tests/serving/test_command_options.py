@@ -20,10 +20,10 @@ def test_what_is_said_of_an_engine_that_is_not_there_is_told_of(
     words = ("serve", "--port", "0", "--log", str(tmp_path / "log.jsonl"), "--max-loras", "3", "--kv-cache-mib", "77")
     make_student(root, task_of("mood"))
     code, text = run_command(capfd, *words, "--adapters", str(root))
-    assert code == 2 and "--max-loras, --kv-cache-mib: of no use here, since there are students alone" in text
+    assert code == 2 and "--max-loras, --kv-cache-mib: without effect here, because there are only students" in text
     make_adapter(root, task_of("other"))
     code, text = run_command(capfd, *words, "--adapters", str(root))
-    assert code == 2 and "of no use" not in text
+    assert code == 2 and "without effect" not in text
 
 
 def test_an_option_that_stands_where_vllm_s_are_is_told_of_before_anything_is_loaded(

@@ -79,10 +79,10 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
     assert "Add one" in run_command(capfd, "adapters", "list", *at)[1]
     (foreign := tmp_path / "foreign").mkdir()
     (foreign / "adapter_config.json").write_text("{}")
-    assert "of another trainer" in run_command(capfd, "adapters", "list", "--adapters", str(foreign))[1]
+    assert "by another trainer" in run_command(capfd, "adapters", "list", "--adapters", str(foreign))[1]
     assert run_command(capfd, "adapters", "add", str(source), *at)[0] == 0
     assert (root / source.name / "adapter_model.safetensors").is_file()
-    assert "is there already" in run_command(capfd, "adapters", "add", str(source), *at)[1]
+    assert "is already there" in run_command(capfd, "adapters", "add", str(source), *at)[1]
     code, text = run_command(capfd, "adapters", "list", *at)
     assert code == 0 and source.name in text and "yes" in text
     assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
@@ -146,7 +146,7 @@ def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     assert source.name in run_command(capfd, "adapters", "list", *at)[1]
     assert run_command(capfd, "adapters", "pin", source.name, *at)[0] == 0
     code, text = run_command(capfd, "doctor", "--serve", str(root))
-    assert code == 0 and "students alone" in text and f"{source.name}, 64 MiB of memory" in text
+    assert code == 0 and "only students" in text and f"{source.name}, 64 MiB of memory" in text
     assert "GiB needed for students" in text
     (root / source.name / "tokenizer.json").write_text("{}")
     code, text = run_command(capfd, "adapters", "list", *at)
@@ -230,8 +230,8 @@ def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
         assert code == 2 and "give 1 to 1,000,000" in text
     assert "many" not in file.read_text()
     assert run_command(capfd, "keys", "remove", str(file), "--name", "ops")[0] == 0
-    assert "holds no key" in run_command(capfd, "keys", "list", str(file))[1]
-    assert "is not there: no key is held" in run_command(capfd, "keys", "list", str(tmp_path / "other.toml"))[1]
+    assert "contains no key" in run_command(capfd, "keys", "list", str(file))[1]
+    assert "does not exist." in run_command(capfd, "keys", "list", str(tmp_path / "other.toml"))[1]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_folder_with_nothing_to_ask_is_told_of_before_the_engine_starts(
         log = str(tmp_path / "log.jsonl")
         code, text = run_command(capfd, "serve", "--adapters", str(folder), "--port", "0", "--log", log)
         assert code == 2 and "no further" in text
-        assert (f"there is nothing to ask in {folder} yet" in text) == expected
+        assert (f"there is nothing to serve in {folder} yet" in text) == expected
 
 
 def test_a_certificate_that_cannot_be_served_with_is_bad_input(

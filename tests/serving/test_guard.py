@@ -162,7 +162,7 @@ def test_a_key_has_a_name_and_a_restriction_that_is_empty_opens_nothing(
     for words in (["--name", "", "--tasks", ","], ["--name", "a", "--tasks", ""]):
         with pytest.raises(SystemExit) as exited:
             cli.main(["keys", "add", str(file), *words])
-        assert exited.value.code == 2 and "holds no name" in capfd.readouterr().err
+        assert exited.value.code == 2 and "contains no name" in capfd.readouterr().err
     assert cli.main(["keys", "add", str(file), "--name", " "]) == 2
     assert "--name is blank" in capfd.readouterr().err
     with pytest.raises(InputError, match="--max-concurrent -1"):

@@ -78,7 +78,7 @@ def test_a_key_that_nobody_has_seen_is_not_there(
         assert cli.main(["keys", "add", str(file), "--name", "second"]) == 130
     printed = capfd.readouterr()
     assert Keys(file).find(f"Bearer {printed.out.strip()}"), "it was shown before it was there"
-    assert "it may be done already. See what is there" in printed.err
+    assert "it may already be done. Check before" in printed.err
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640])

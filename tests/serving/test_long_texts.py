@@ -63,9 +63,7 @@ def test_the_command_counts_what_is_not_read(adapter: Path, capfd: pytest.Captur
     assert cli.main(["predict", str(adapter), "short", LONG, "1 2 3 4 5", "--json"]) == 0
     printed = capfd.readouterr()
     assert [json.loads(line).get("cut_words") for line in printed.out.splitlines()] == [None, 306, 1, None]
-    assert printed.err == (
-        "fourshot: warning: 2 of 3 texts are longer than the classifier reads: 307 words of them did not count.\n"
-    )
+    assert printed.err == ("fourshot: warning: 2 of 3 texts are too long for the classifier; ignored: 307 words.\n")
 
 
 def version_of(stored: StoredAdapter) -> ModelVersion:
@@ -130,4 +128,4 @@ def test_a_client_hands_on_what_the_service_did_not_read(capfd: pytest.CaptureFi
         assert cli.main(["predict", "--url", service.url, "tone", "so good", "--json"]) == 0
     printed = capfd.readouterr()
     assert json.loads(printed.out.splitlines()[0])["cut_words"] == 1
-    assert "1 of 1 texts is longer than the classifier reads: 1 word of it did not count." in printed.err
+    assert "1 of 1 texts is too long for the classifier; ignored: 1 word." in printed.err

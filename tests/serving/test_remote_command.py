@@ -40,7 +40,7 @@ def test_the_command_forecasts_annotates_and_writes_no_key(
     assert main(command) == 0
     printed = capfd.readouterr()
     assert "12 requests to large at" in printed.err.splitlines()[0]
-    assert "88% of 8 shots right" in printed.out and "12 requests, cost" in printed.out
+    assert "88% of 8 shots correct" in printed.out and "12 requests, cost" in printed.out
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["annotated_label"] for row in rows] == ["cold", "warm", "cold"]
     assert rows[0]["annotated_by"].startswith(f"large at {endpoint.url}/v1, ")
@@ -69,7 +69,7 @@ def test_a_kill_before_the_table_does_not_lose_what_the_teacher_cost(
         assert main(command) == 130
     asked = len(endpoint.chat_requests)
     assert main(command) == 0 and len(endpoint.chat_requests) == asked == 12
-    assert "88% of 8 shots right" in (printed := capfd.readouterr().out) and "12 requests" in printed
+    assert "88% of 8 shots correct" in (printed := capfd.readouterr().out) and "12 requests" in printed
 
 
 def test_answers_that_cannot_be_kept_are_told_with_the_place_and_a_remedy(

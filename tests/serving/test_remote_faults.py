@@ -104,7 +104,7 @@ def test_why_a_text_has_no_label_is_told_with_the_number_of_such(
     assert "is a folder, but a file is needed" in capfd.readouterr().err
     assert main([*command, "--out", str(tmp_path / "out.csv")]) == 0
     out = capfd.readouterr().out
-    assert "1 row could not be read; of the first: The content filter was triggered.\n" in out
+    assert "1 row could not be annotated; reason for the first: The content filter was triggered.\n" in out
     assert "1 row without a text." in out and "3 rows in" in out
 
 
@@ -146,7 +146,7 @@ def test_what_nobody_would_be_asked_with_is_refused_and_not_passed_over(task: Ta
             fourshot.distill(task, unlabelled=notes, folder=tmp_path / "out", **arguments)
     with pytest.raises(InputError, match="need its model"):
         fourshot.annotate(task, notes, tmp_path / "out.csv", by="http://host/v1", remote=limits)
-    with pytest.raises(InputError, match=r"no text generation task\. Use annotate"):
+    with pytest.raises(InputError, match=r"not a text generation task\. Use annotate"):
         fourshot.annotate_text(tmp_path / "task.toml", notes, tmp_path / "out.csv")
     facts = fourshot.GenerationTask(name="facts", instruction="Write.")
     with pytest.raises(InputError, match="--teacher-model is a model at an address"):

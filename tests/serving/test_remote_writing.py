@@ -218,7 +218,7 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
     for words in (command, distilling):
         for votes in ("3", "8"):  # the default, too
             assert main([*words, "--votes", votes]) == 2
-            assert "--votes: that is for tasks with labels" in capfd.readouterr().err
+            assert "--votes: only for tasks with labels" in capfd.readouterr().err
     asks: dict[str, Any] = {"teacher_model": "large", "remote": RemoteSettings(votes=3)}
     with pytest.raises(InputError, match="--votes is for tasks with labels"):
         fourshot.annotate_text(tmp_path, tmp_path / "more.jsonl", tmp_path / "o.csv", by=f"{writing.url}/v1", **asks)
@@ -290,10 +290,10 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     if kind == "pairs":
         assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in printed.out
         assert "generate 8" in printed.err and "the student has room for 64 tokens" in printed.out
-        told = "settings without effect here: train.r (neither this teacher nor this student learns through LoRA)"
+        told = "settings without effect here: train.r (neither this teacher nor this student is trained with LoRA)"
         assert told in printed.out and told in printed.err
         assert main(["predict", str(tmp_path / "out"), "Rome " * 200]) == 0
-        assert "1 of 1 inputs are longer than the student reads" in capfd.readouterr().err
+        assert "1 of 1 inputs are too long for the student" in capfd.readouterr().err
     assert main(command) == 0
     again = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
     assert len(writing.chat_requests) == 1 + answered and again["remote_teacher"] == account

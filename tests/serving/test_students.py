@@ -215,6 +215,6 @@ def test_a_coverage_that_rests_on_few_test_texts_is_pointed_out(
     student = make_student(tmp_path, TASK, coverage=CURVE)
     assert cli.main(["predict", str(student), "Where is my parcel?", "--coverage", "0.5"]) == 0
     warned = capfd.readouterr().err
-    assert "the threshold for a coverage of 0.5 comes from 4 texts of the test split, which is few" in warned
+    assert "the threshold for a coverage of 0.5 is based on only 4 texts of the test split, so" in warned
     assert cli.main(["predict", str(student), "Where is my parcel?", "--abstain-below", "0.5"]) == 0
     assert "coverage" not in capfd.readouterr().err

@@ -171,7 +171,7 @@ def test_options_that_whoever_reads_does_not_need_are_refused(
         assert not service.received
     with pytest.raises(InputError, match="a service annotates at"):
         distill(tone, unlabelled=tmp_path / "notes.csv", by="http://127.0.0.1:9", model="x", folder=tmp_path / "d")
-    with pytest.raises(InputError, match=r"--data is the data of a task, and the folder .* knows its own"):
+    with pytest.raises(InputError, match=r"--data is for tasks, but the folder .* has its own data"):
         annotate(student, tmp_path / "notes.csv", tmp_path / "out.csv", data="/nosuch")
     assert not (tmp_path / "out.csv").exists() and not (tmp_path / "d").exists()
 

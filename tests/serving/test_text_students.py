@@ -142,7 +142,7 @@ def test_a_service_of_such_students_alone_loads_neither_vllm_nor_transformers(
     assert main(["predict", "--url", service.address, "facts", *INPUTS]) == 0
     assert capfd.readouterr().out.splitlines() == [" ".join(text.split()) for text in expected]
     assert main(["predict", "--url", service.address, "facts", "x", "--coverage", "0.5"]) == 2
-    assert "this one writes texts" in capfd.readouterr().err
+    assert "this one generates texts" in capfd.readouterr().err
     second = make_text_student(folder.parent, FACTS, seed=1)
     shutil.copytree(second, folder / second.name)
     wait_for(lambda: service.tasks()["tasks"][0]["adapter"] == second.name)
@@ -189,5 +189,5 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
         fourshot.annotate_text(FACTS, tmp_path / "facts.jsonl", tmp_path / "more.csv", by=tmp_path)
     with pytest.raises(InputError, match=r"support_tickets has labels, .* Use annotate\."):
         fourshot.annotate_text("support_tickets", tmp_path / "facts.jsonl", tmp_path / "more.csv")
-    with pytest.raises(InputError, match=r"--data is the data of a task, and the folder .* knows its own\."):
+    with pytest.raises(InputError, match=r"--data is for tasks, but the folder .* has its own data\."):
         fourshot.annotate_text(student, tmp_path / "facts.jsonl", tmp_path / "more.csv", data="/nosuch")

@@ -48,9 +48,9 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
         if not annotated_pairs:
             reasons = Counter(verdict.reason.replace("_", " ") for _, verdict in pairs)
             raise InputError(
-                f"of {counted(len(pairs), 'text')} of yours none can be asked about: the text filter left out "
-                f"{', '.join(f'{number} as {reason}' for reason, number in reasons.items())}. Give longer ones, or "
-                "others, or leave --ask out."
+                f"none of your {counted(len(pairs), 'text')} can be selected for --ask: the text filter rejected "
+                f"{', '.join(f'{number} as {reason}' for reason, number in reasons.items())}. Give longer or other "
+                "texts, or leave --ask out."
             )
         vectors = Encoder().encode([candidate.text for candidate, _ in annotated_pairs])
         unsure = [entropy(verdict.probabilities) for _, verdict in annotated_pairs]
@@ -65,9 +65,9 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
 def check_askable(count: int, has_unlabelled: bool) -> None:
     """Raise InputError, before any work, where ``count`` texts cannot be asked about."""
     if count < 1:
-        raise InputError(f"--ask is a number of texts of at least 1, got {count}.")
+        raise InputError(f"--ask is a number of texts, at least 1; got {count}.")
     if not has_unlabelled:
-        raise InputError("--ask chooses from texts of yours that have no label. Give them with --unlabelled FILE.")
+        raise InputError("--ask selects from your unlabelled texts. Give them with --unlabelled FILE.")
     embedded_encoder()
 
 
@@ -91,8 +91,8 @@ def unanswered(experiment: Experiment, count: int, on_event: OnEvent) -> Path | 
     decided = decisions(folder, ASK, experiment.task)
     if count and num_asked != min(count, len([v for _, v in finished_pairs(folder.unlabelled) if v.probabilities])):
         raise InputError(
-            f"{path} asks about {num_asked} texts, and --ask says {count}. Give --ask {num_asked}, or remove the table "
-            "to be asked anew."
+            f"{path} has {num_asked} texts to label, but --ask is {count}. Give --ask {num_asked}, or remove the table "
+            "to have texts selected again."
         )
     if not decided.open:
         on_event(Event(stage="ask", message=in_words(ASK, decided)))
@@ -100,10 +100,10 @@ def unanswered(experiment: Experiment, count: int, on_event: OnEvent) -> Path | 
     if decided.answers:
         raise InputError(
             f"{path}: {len(decided.open)} of {num_asked} texts have no label yet ({shorten(decided.open)}). Label them "
-            f"(the labels are {shorten(experiment.task.label_names, MOST_NAMED)}), say no under keep, or delete the "
-            "rows."
+            f"(the labels are {shorten(experiment.task.label_names, MOST_NAMED)}), enter no under keep, or delete "
+            "the rows."
         )
     if not count:
-        on_event(Event(stage="ask", message=f"{path} was not filled in, so the run goes on without it"))
+        on_event(Event(stage="ask", message=f"{path} was not filled in, so the run continues without it"))
         return None
     return path

@@ -66,7 +66,7 @@ class SelfTrainingStage(EngineStage, frozen=True, kw_only=True, tag="second_read
                 }
             )
             WorkFolder(item.folder).write(item.file, predicted)
-            on_event(Event(stage=self.name, message=f"{item.task.name}: {len(texts)} texts were read again"))
+            on_event(Event(stage=self.name, message=f"{item.task.name}: {len(texts)} texts were annotated again"))
 
 
 def predictions(experiment: Experiment) -> SelfTrainingStage:

@@ -44,7 +44,7 @@ class StyleStage(Stage, frozen=True, kw_only=True, tag="style"):
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         items = [item for item in self.items if not self.is_finished(item)]
         if items and self.wanted == "auto":
-            on_event(Event(stage="shots", message="trying prompts as plain text and in chat"))
+            on_event(Event(stage="shots", message="comparing plain-text and chat prompts"))
         tasks = [(item.task, item.shots) for item in items]
         styles = choose_styles(self.wanted, self.model, tasks, self.max_text_words, Path(self.log))
         for item, style in zip(items, styles, strict=True):

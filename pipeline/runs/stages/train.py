@@ -104,7 +104,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
 
     def _tell_lost(self, on_event: OnEvent) -> None:
         for folder in lost(Path(self.store), self.items):
-            message = f"{folder} has no whole weights any more, so that adapter is trained again"
+            message = f"the weights in {folder} are missing or incomplete, so this adapter is trained again"
             on_event(Event(stage=self.name, message=message, notice=True))
 
     def _tell_start(self, on_event: OnEvent) -> None:

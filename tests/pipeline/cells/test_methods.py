@@ -86,7 +86,7 @@ def test_only_in_context_methods_show_examples_in_the_prompt() -> None:
     ("kind", "wrong", "names"),
     [
         (AnnotateSettings, {"folds": 1}, "folds 0 or at least 2"),
-        (AnnotateSettings, {"folds": 0, "num_adapters": 0}, "nobody would annotate"),
+        (AnnotateSettings, {"folds": 0, "num_adapters": 0}, "there is no annotator"),
         (AnnotateSettings, {"fold_weight": 0.0}, "fold_weight above 0"),
         (AnnotateSettings, {"confidence": 1.5}, "confidence must be from 0 to 1"),
         (GenerateSettings, {"draws_per_round": 0}, r"draws_per_round must be at least 1; got 0"),

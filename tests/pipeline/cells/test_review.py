@@ -163,7 +163,7 @@ def test_a_new_label_without_keep_is_said_and_not_learnt(runs: WholeRuns, folder
 
     edit(folder, change)
     runs.run(folder.path, SETTINGS)
-    assert "nothing changed; 1 have a new label and no under keep, so they are not learnt" in runs.messages
+    assert "nothing changed; 1 have a new label, but keep is no, so they are not learnt" in runs.messages
     assert not runs.trained
 
 
@@ -174,7 +174,7 @@ def test_a_class_of_which_a_review_leaves_nothing_is_named(
     edit(folder, lambda rows: [{**row, "label": "warm"} if row["keep"] == "yes" else row for row in rows])
     assert open_review(folder).said.gone == ("cold",)
     assert cli.main(["review", str(folder.path)]) == 0
-    assert "; no row is left of 'cold', so nothing in the table teaches it." in capfd.readouterr().out
+    assert "; no row is left for 'cold', so the table does not teach it." in capfd.readouterr().out
 
 
 def test_the_command_says_where_the_table_is_what_it_left_out_and_what_was_changed(
@@ -190,7 +190,7 @@ def test_the_command_says_where_the_table_is_what_it_left_out_and_what_was_chang
     assert cli.main(["review", str(folder.path), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["said"]["counts"] == {"dropped": 1}
     assert cli.main(["review", str(tmp_path)]) == 2
-    assert "is not the folder of a run" in capfd.readouterr().err
+    assert "is not a run folder" in capfd.readouterr().err
     edit(folder, lambda rows: [{**row, "label": "x"} for row in rows])
     assert cli.main(["review", str(folder.path)]) == 2
     assert capfd.readouterr().err.count("unknown label 'x'") == 4

@@ -111,7 +111,7 @@ def test_a_task_that_dropped_out_is_named_beside_classes_that_stalled(tmp_path: 
     hardly_any = settings(max_candidates=16, min_acceptance=0.0, per_class=60)
     with pytest.raises(ShortRunError) as short:
         make(tmp_path, {**named("one"), "two": InputError("no such data")}, hardly_any)
-    assert "one, " in str(short.value) and "Task two dropped out: no such data" in str(short.value)
+    assert "one, " in str(short.value) and "Task two failed: no such data" in str(short.value)
 
 
 def test_the_card_of_a_finished_task_stays_as_it_is_where_a_later_call_lacks_its_data(tmp_path: Path) -> None:

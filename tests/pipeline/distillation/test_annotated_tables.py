@@ -102,7 +102,7 @@ def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"(?s)annotated.csv:2: annotated_label is 'cald'.*'cold'\?.*annotated.csv:5"):
         texts()
     out.write_text(content.replace("annotated_label", "mine", 1))
-    with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
+    with pytest.raises(InputError, match=r"annotated.csv no longer has the column 'annotated_label'"):
         texts()
 
 
@@ -142,7 +142,7 @@ def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> No
     write_annotated(inputs, out, written, "me")
     assert [(pair.input, pair.target) for pair in annotated_pairs(inputs, out, written)[0]] == [("a | b", "A b.")]
     out.write_text(out.read_text().replace("annotated_target", "target"))
-    with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
+    with pytest.raises(InputError, match=r"out.csv no longer has the column 'annotated_target'"):
         annotated_pairs(inputs, out, written)
 
 
@@ -176,7 +176,7 @@ def test_a_target_that_a_person_wrote_is_told_from_what_a_spreadsheet_did_to_one
     table = out.read_text().replace("\n", "\r\n").replace("\u00e9", "e\u0301")
     out.write_text(table.replace("C d.", "A b. In two lines.").replace("e f.", "E f.").replace("g | h,", "g | h,G."))
     assert corrected() == ["A b. In two lines.", "E f.", "G."]
-    assert "3 targets in out.csv not of the teacher: learnt as a person's" in (annotated_pairs(inputs, out, written)[1])
+    assert "3 targets in out.csv not from the teacher: learnt as your own" in (annotated_pairs(inputs, out, written)[1])
 
 
 def test_numbers_of_a_spreadsheet_stay_as_they_are_shown(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_of_rows_with_the_same_text_a_persons_label_is_learnt_wherever_it_stands
         usable, told = learnable(annotated, [], [])
         return {example.text: example.probabilities for example in usable}, told
 
-    repeated = "not learnt, because repeated: 3 texts"
+    repeated = "not learnt, because duplicated: 3 texts"
     texts, told = learnt({})
     assert [*texts] == ["an ice", "tea", "snow"] and told == [repeated]
     texts, told = learnt({"An ice": "warm"})
@@ -245,7 +245,7 @@ def test_labels_of_a_person_that_contradict_each_other_are_told_and_not_learnt()
     assert [(example.text, example.is_real) for example in usable] == [("ice", True)]
     assert told == [
         "1 text with different answers from a person, such as 'Ice cubes': none is learnt",
-        "not learnt, because repeated: 1 text",
+        "not learnt, because duplicated: 1 text",
     ]
 
 
@@ -264,7 +264,7 @@ def test_of_rows_with_the_same_input_a_persons_target_is_learnt_and_several_are_
     assert [pair.target for pair in learnt] == ["C.", "Ab."]
     assert told == [
         "1 input with different answers from a person, such as 'A | b': the first is learnt",
-        "3 inputs repeating others or real ones left out",
+        "3 inputs left out: duplicates of others or of real ones",
     ]
 
 

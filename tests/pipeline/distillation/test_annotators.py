@@ -93,7 +93,7 @@ def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypat
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="is not a run folder"):
         open_run(tmp_path)
 
 

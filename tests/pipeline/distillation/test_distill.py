@@ -106,8 +106,8 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     summary = make(folder, teacher)
     assert [row["method"] for row in summary.table] == ["student", "shots", "teacher"]
     assert summary.annotated_examples == len(NOTES)
-    assert "for want of a text: 1 row" in summary.notes[0] and "because repeated: 1 text" in summary.notes[2]
-    assert summary.notes[3] == "learnt as shots already: 1 text"
+    assert "because the text is blank: 1 row" in summary.notes[0] and "because duplicated: 1 text" in summary.notes[2]
+    assert summary.notes[3] == "already learnt as shots: 1 text"
     assert summary.coverage["teacher"].accuracy(1.0) == 1.0
     with LocalClassifier(folder / "out") as classifier:
         predictions = classifier.predict(["The snow is deep.", "The fire is hot."])
@@ -175,9 +175,9 @@ def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: p
     notes = make(folder, teacher).notes
     assert "4 texts of notes.jsonl no longer in annotated.jsonl, and not used for training" in notes
     assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and used for training" in notes
-    assert "1 label in annotated.jsonl not of the teacher: learnt alone, as a person's" in notes
+    assert "1 label in annotated.jsonl not from the teacher: learnt alone, as your own" in notes
     assert main(["report", str(folder / "out")]) == 2
-    assert f"it has no shots.json. Give one that a run was in. What it has: {folder}/out/report.html, {table}." in (
+    assert f"it has no shots.json. Give the folder of a run. It contains: {folder}/out/report.html, {table}." in (
         capfd.readouterr().err
     )
     for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
@@ -215,7 +215,7 @@ def test_which_column_is_read_is_told_before_any_work(folder: Path) -> None:
 def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="--unlabelled FILE"):
         distill(asked(folder))
-    with pytest.raises(InputError, match="has none"):
+    with pytest.raises(InputError, match="the one in --by does not"):
         distill(asked(folder, generate=3, by=Teacher().named(folder)))
     with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 accepts at most 512 tokens"):
         make(folder, Teacher(), StudentSettings(max_tokens=513))
@@ -268,7 +268,7 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
     train = folder / "train.jsonl"
     train.write_text(train.read_text().replace(shots[0].text, f"{shots[0].text} again"))
     again, notes = distilled()
-    assert again == shots and "the shots are those that the folder was begun with" in notes[0]
+    assert again == shots and "the shots are those that the folder was started with" in notes[0]
 
 
 def test_a_table_without_any_label_teaches_nothing_and_says_so(folder: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_students_are_forecast_and_the_report_says_how_right_that_was(
 
     planned = plan_distillation(request())
     assert planned and [stage.stage for stage in planned.stages] == [plan.STUDENTS]
-    assert planned.doubt == "without the teacher, whose time is not known", "with a head alone there are no steps"
+    assert planned.doubt == "without the teacher, whose time is unknown", "with a head alone there are no steps"
     assert events[-1].message == str(planned) and not (folder / "out").exists()
     estimate = distill(request(), forecast=True).forecast
     assert (
@@ -74,9 +74,9 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
         distill(request)
         (folder / "other" / "teacher" / GENERATED_FILE).write_text("{}")
     assert [counts["generate"] for counts in forecasts[1:]] == [3]
-    assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
+    assert "(--per-class; --generate of distill)" in str(short_run_error([], 3, "out"))  # it has no --per-class
     assert missing_texts([TaughtExample(text="snow", probabilities=(0.0, 1.0))], 4) == [
-        "the teacher wrote 1 of 4 texts that can be learnt"
+        "the teacher wrote 1 usable texts of 4"
     ]
 
 

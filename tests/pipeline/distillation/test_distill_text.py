@@ -95,9 +95,9 @@ def test_options_that_no_training_on_texts_takes_are_refused_and_by_a_plan_too(
     folder: Path, tiny_model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for option, said in (
-        (["--set", "train.held_out=0.2"], "train.held_out: only trainings of classifiers have that. Leave it out."),
-        (["--set", "train.label_smoothing=0.2"], "train.label_smoothing: only trainings of classifiers have that"),
-        (["--held-out", "0.2"], "held_out of a student are for sequence-to-sequence models, and this one is"),
+        (["--set", "train.held_out=0.2"], "train.held_out: only for training classifiers. Leave it out."),
+        (["--set", "train.label_smoothing=0.2"], "train.label_smoothing: only for training classifiers"),
+        (["--held-out", "0.2"], "held_out of a student are for sequence-to-sequence models, but this one is"),
         (["--ray", "bogus"], "There is no Ray cluster at 'bogus'"),
     ):
         command = plan(folder, tiny_model, *option)
@@ -127,8 +127,8 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     assert [row["method"] for row in summary.table] == ["student", "real", "teacher"]
     assert (summary.real_pairs, summary.annotated_pairs, summary.architecture) == (3, 2, "causal")
     notes = " ".join(summary.notes)
-    assert "1 row without an input left out" in notes and "1 input also in the test split left out" in notes
-    assert "1 input repeating others or real ones left out" in notes
+    assert "1 row left out: no input" in notes and "1 input left out: also in the test split" in notes
+    assert "1 input left out: duplicates of others or of real ones" in notes
     card = load_text_student_card(folder / "out" / "student")
     assert card.scores and card.teacher_scores and card.base == tiny_model and card.real_pairs == 3
     assert "What they wrote" in (folder / "out" / "report.md").read_text()
@@ -184,7 +184,7 @@ def test_a_sequence_to_sequence_student_is_predicted_with(
     corrected = make(folder, tiny_model, student=bart, student_settings=settings, generate=2)
     assert corrected.annotated_pairs == 2 and _held_out(corrected) == 0, "what a person wrote is learnt"
     assert main(["predict", str(folder / "out"), "Rome", "--coverage", "0.5"]) == 2
-    assert "this student writes texts" in capfd.readouterr().err
+    assert "this student generates texts" in capfd.readouterr().err
 
 
 def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
     [
         ({"unlabelled": None}, "nothing for a student to learn"),
         ({"real": 9}, "--real 9: the train split has 4 pairs"),
-        ({"settings": fourshot.RunSettings(k=8)}, "The setting k is of classifiers"),
+        ({"settings": fourshot.RunSettings(k=8)}, "The setting k is for classifiers"),
         ({"student_settings": fourshot.TextStudentSettings(held_out=0.2)}, "held_out of a student are for sequence"),
         ({"unlabelled": "task.toml"}, "task.toml"),
         ({"unlabelled": "written.jsonl"}, "has a column 'annotated_by', which would be added"),
@@ -241,9 +241,9 @@ def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
     assert pairs == [Pair(input="Rome | in | Italy", target="Rome is in Italy.")]
     assert notes == [
         "2 of 4 pairs that the teacher wrote are malformed",
-        "1 written input repeating others or real ones left out",
+        "1 written input left out: duplicates of others or of real ones",
         "the teacher wrote 1 of 2 pairs",
     ]
     student = NamedWriter(name="a student", task=task, write=lambda *_: pytest.fail("it is asked"))
-    with pytest.raises(InputError, match="a student writes targets for inputs, and no pairs of its own"):
+    with pytest.raises(InputError, match="a student writes targets for given inputs, but cannot generate pairs"):
         distill_text(TextDistillation(task=task, folder=folder / "out", generate=2, by=student))

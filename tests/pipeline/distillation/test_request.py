@@ -95,8 +95,8 @@ def test_real_examples_are_refused_where_nobody_would_learn_them(
     with pytest.raises(InputError, match="--real 0: give a number per class, a share"):
         request_of(real="0").check()
     by = NamedAnnotator(name="somebody", task=request_of().task, open=lambda *_: iter)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="trained here, and somebody is none"):
+    with pytest.raises(InputError, match="trained here; somebody is not"):
         request_of(real="5%", by=by).check()
     command = ["distill", str(tmp_path), "--unlabelled", str(tmp_path / "notes.jsonl")]
     assert main([*command, "--real", "5%", "--shots", "8"]) == 2
-    assert "--real 5% and --shots 8 both say how many" in capsys.readouterr().err
+    assert "--real 5% and --shots 8 set the same number" in capsys.readouterr().err

@@ -29,8 +29,8 @@ def test_a_text_that_an_earlier_run_wrote_is_not_learnt_where_it_is_measured_on_
     )
     assert [drawn.text for drawn, _ in usable] == ["Frost at night"]
     assert notes == [
-        "not learnt, because it is measured on: 1 written text",
-        "not learnt, because repeated: 3 written texts",
+        "not learnt, because used for testing: 1 written text",
+        "not learnt, because duplicated: 3 written texts",
     ]
 
 
@@ -42,7 +42,7 @@ def test_a_text_that_is_nearly_a_test_text_is_learnt_and_that_is_told(tmp_path: 
     lesson = lesson_of(request, annotated, [], [], test)
     assert len(lesson.annotated) == 3
     (note,) = lesson.notes
-    assert note.startswith("learnt, although nearly a test text: 2 texts, such as 'The lake near our")
+    assert note.startswith("learnt, although nearly identical to a test text: 2 texts, such as 'The lake near our")
     assert (
         lesson_of(request, annotated[1:2], [], [], test).notes == lesson_of(request, annotated, [], [], []).notes == []
     )

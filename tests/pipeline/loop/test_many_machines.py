@@ -133,7 +133,7 @@ def test_a_machine_where_no_engine_opens_is_done_without_and_that_is_told(
     monkeypatch.setattr(RayWorkers, "has_room", lambda workers: bool(messages()) and has_room(workers))
 
     def messages() -> list[str]:
-        return [event.message for event in events if "done without" in event.message]
+        return [event.message for event in events if "is excluded" in event.message]
 
     make(tmp_path / "alone")
     make(tmp_path / "spread", ray="auto", model=f"fake:fails_where={MACHINE}=b", on_event=events.append)

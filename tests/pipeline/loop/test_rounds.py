@@ -262,7 +262,7 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
 
 def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Path) -> None:
     hopeless, fine = TASK.label_names[:2]
-    for allow_short, what_comes in ((False, "ends, unless --allow-short is given"), (True, "goes on with these")):
+    for allow_short, what_comes in ((False, "ends, unless --allow-short is given"), (True, "continues with these")):
         events: list[Event] = []
         run_settings = settings(per_class=20, draws_per_round=2, min_acceptance=0.02)
         run_settings = msgspec.structs.replace(run_settings, allow_short=allow_short)
@@ -278,7 +278,7 @@ def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Pat
             sink.add(ledger, [JudgedBatch(number, (), (), (), ())])
         stalls = [event.message for event in events if "stalled" in event.message]
         assert stalls == [
-            f"{TASK.name}, stalled: {hopeless} with 0 of 20 texts. The run draws for the others, then {what_comes}."
+            f"{TASK.name}, stalled: {hopeless} with 0 of 20 texts. The others continue, then the run {what_comes}."
         ]
 
 

@@ -33,7 +33,7 @@ def test_classes_that_end_short_are_named_once_more_at_the_end(tmp_path: Path) -
         )
         sink.finish(ledger)
         told = [event.message for event in events if event.notice]
-        said = f"{TASK.name}, short of texts: {short} with 3 of 4 texts. The run goes on with these (--allow-short)."
+        said = f"{TASK.name}, short of texts: {short} with 3 of 4 texts. The run continues with these (--allow-short)."
         assert told == [said] * times
 
 

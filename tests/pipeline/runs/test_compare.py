@@ -122,7 +122,7 @@ def test_shots_of_data_that_was_changed_are_refused_with_the_texts_made_from_oth
     before, rows = contents(folder), train.read_text()
     before.pop(".lock")
     train.write_text(rows + json.dumps({"text": "One more row.", "label": "cold"}) + "\n")
-    with pytest.raises(RunFolderError, match=r"seed0/fourshot was begun with other shots .*--out"):
+    with pytest.raises(RunFolderError, match=r"seed0/fourshot was started with shots other than those .*--out"):
         compared(runs.task, folder, "fourshot")
     assert {name: content for name, content in contents(folder).items() if name != ".lock"} == before
     train.write_text(rows)
@@ -135,7 +135,7 @@ def test_a_test_file_without_a_usable_row_is_refused_before_any_work(runs: Whole
         compared(runs.task, tmp_path / "out", "lora")
     assert not runs.heard
     do_run(RunRequest(runs.task, "fake", SETTINGS, tmp_path / "run", "train"), runs.events.append)
-    (told,) = [event.message for event in runs.events if "measures nothing" in event.message]
+    (told,) = [event.message for event in runs.events if "does not evaluate it" in event.message]
     assert told.startswith("colours: test.jsonl has no row that can be used, so this run trains")
 
 

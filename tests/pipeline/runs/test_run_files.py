@@ -96,7 +96,7 @@ def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rounds.jsonl", r"rounds\.jsonl tells of 0 texts that were kept where 1 were \(generated\.json\)"),
+        ("rounds.jsonl", r"rounds\.jsonl records 0 kept texts, but generated\.json records 1"),
         ("candidates.jsonl", r"candidates\.jsonl has 0 complete lines, but 4 were finished"),
         ("verdicts.jsonl", r"verdicts\.jsonl has 0 complete lines, but 4 were finished"),
     ],

@@ -53,7 +53,8 @@ def test_the_last_classifier_learns_what_the_first_is_surest_of(runs: WholeRuns,
     )
     card = card_of(summary)
     assert (
-        card.synthetic_examples == len(learnt) and f"{len(predictions.labels)} texts were read again" in runs.messages
+        card.synthetic_examples == len(learnt)
+        and f"{len(predictions.labels)} texts were annotated again" in runs.messages
     )
 
 

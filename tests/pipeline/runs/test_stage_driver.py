@@ -144,7 +144,7 @@ def test_settings_of_fold_adapters_that_nobody_trains_are_told(
         driver.experiments[f"{folds} folds"] = experiment
     driver.run("generate")
     (message,) = [event.message for event in events]
-    assert message.startswith("0 folds: nothing comes of annotate.pool_per_class and annotate.fold_weight: ")
+    assert message.startswith("0 folds: without effect: annotate.pool_per_class and annotate.fold_weight. ")
 
 
 def test_passes_that_are_not_those_of_a_classifier_are_told(

@@ -191,7 +191,7 @@ def test_a_person_is_asked_and_the_same_run_goes_on_with_what_they_say(
     with pytest.raises(InputError, match=r"ask\.csv: 4 of 6 texts have no label yet \(u0.*labels are warm, cold"):
         runs.run(tmp_path / "run", settings(), unlabelled=texts_file, ask=6)
     labelled = fill(table, "cold", delete=1)
-    with pytest.raises(InputError, match="asks about 6 texts, and --ask says 7"):
+    with pytest.raises(InputError, match="has 6 texts to label, but --ask is 7"):
         runs.run(tmp_path / "run", settings(), unlabelled=texts_file, ask=7)
     done = runs.run(tmp_path / "run", settings(), unlabelled=texts_file, ask=6)
     assert "ask.csv: 1 dropped, 5 labelled (1 row deleted)" in runs.messages
@@ -221,7 +221,7 @@ def test_the_column_of_texts_is_named_as_for_annotate(
     command[5] = str(tmp_path / "other")
     assert cli.main([*command, "--unlabelled", str(tmp_path / "short.csv")]) == 2
     stderr = capsys.readouterr().err
-    assert "of 2 texts of yours none can be asked about: the text filter left out" in stderr, stderr
+    assert "none of your 2 texts can be selected for --ask: the text filter rejected" in stderr, stderr
 
 
 def test_the_command_says_what_to_fill_in_and_refuses_a_half_of_it(
@@ -257,7 +257,7 @@ def test_a_table_that_nobody_filled_in_is_left_aside_where_nobody_is_asked(
 ) -> None:
     runs.run(tmp_path / "run", settings(), unlabelled=texts_file, ask=3)
     summary = runs.run(tmp_path / "run", settings(), unlabelled=texts_file)
-    assert "was not filled in, so the run goes on without it" in runs.messages
+    assert "was not filled in, so the run continues without it" in runs.messages
     assert card_of(summary).unlabelled_examples == 20
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_done(
     out = tmp_path / "run"
     with pytest.raises(InputError, match="Give them with --unlabelled FILE"):
         runs.run(out, settings(), ask=3)
-    with pytest.raises(InputError, match="at least 1, got -1"):
+    with pytest.raises(InputError, match="at least 1; got -1"):
         runs.run(out, settings(), unlabelled=texts_file, ask=-1)
     with pytest.raises(InputError, match="need annotators"):
         runs.run(out, settings(AnnotateSettings(annotator="none")), unlabelled=texts_file)

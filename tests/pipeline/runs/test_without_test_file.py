@@ -32,7 +32,7 @@ def test_a_classifier_is_trained_and_measured_once_there_is_a_test_file(runs: Wh
     test.unlink()
     summary = whole(runs, folder)
     card, report = card_of(summary), Path(summary.report_path).read_text()
-    assert "there is no test file, so this run trains a classifier and measures nothing" in runs.messages
+    assert "there is no test file, so this run trains a classifier but does not evaluate it" in runs.messages
     assert (summary.table, summary.left_out and list(summary.left_out)) == ([], ["The evaluation"])
     assert "The evaluation is left out: there is no test file" in report
     assert "The evaluation is left out: there is no test file" in (folder / "report.md").read_text()

@@ -119,18 +119,18 @@ def test_the_teacher_and_the_students_are_one_forecast_and_requests_are_counted_
     both = with_students(forecast_of("annotate", seconds=10.0, doubt="busy"), students)
     assert both.seconds == pytest.approx(10 + students.seconds)
     assert (both.calls, both.tokens, both.memory_bytes) == (5 + 2, 70 + students.tokens, 9_000)
-    assert str(both).endswith(f"train the students {students.seconds:.0f} s); busy; less where a student stops early")
+    assert str(both).endswith(f"train the students {students.seconds:.0f} s); busy; less if a student stops early")
     assert both.with_actual_times({"annotate": 1.0, plan.STUDENTS: 2.0}).took_s == 3.0
     remote = with_students(forecast_of("annotate", asks="large", cost=0.5), students)
     assert str(remote) == (
         f"5 requests to large (annotate 5), about 70 tokens, cost about 0.5; then about {students.seconds:.0f} s here; "
-        "less where a student stops early"
+        "less if a student stops early"
     )
     assert with_students(both, None) == both
     loads = [f"measured while other work kept {load} of 2 cores busy" for load in ("1.8", "1.7")]
-    busy = msgspec.structs.replace(students, doubt=f"less where a student stops early; {loads[1]}")
+    busy = msgspec.structs.replace(students, doubt=f"less if a student stops early; {loads[1]}")
     twice = with_students(forecast_of("annotate", doubt=f"about half; {loads[0]}"), busy)
-    assert twice.doubt == f"about half; {loads[0]}; less where a student stops early", "and not of the same load again"
+    assert twice.doubt == f"about half; {loads[0]}; less if a student stops early", "and not of the same load again"
 
 
 def test_an_encoder_is_measured_once_and_what_cannot_be_measured_stops_nobody(
@@ -160,7 +160,7 @@ def test_an_encoder_is_measured_once_and_what_cannot_be_measured_stops_nobody(
     monkeypatch.setattr(encoder_speeds, "_measured", fail)
     monkeypatch.setattr(speeds, "busy_cores", lambda: 0.0)
     assert forecast_of_students(stage, encoder, events.append) is None
-    assert events[-1].message == "none of the students, for this machine could not be measured: no memory"
+    assert events[-1].message == "none for the students, because this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
         forecast_of_students(stage, encoder, events.append, anew=True)
     monkeypatch.setenv(SWITCH, "0")

@@ -54,7 +54,8 @@ def test_a_finished_job_whose_weights_are_gone_is_trained_again_to_the_same(
     stage(tiny_model, tmp_path, *jobs).run(events.append)
     told = [event.message for event in events if event.notice]
     assert told == [
-        f"{file.parents[1]} has no whole weights any more, so that adapter is trained again" for file in (gone, cut)
+        f"the weights in {file.parents[1]} are missing or incomplete, so this adapter is trained again"
+        for file in (gone, cut)
     ]
     assert (gone.read_bytes(), cut.read_bytes()) == content
     assert [result and result.path for result in trained] == [str(file.parent) for file in (gone, cut)]
