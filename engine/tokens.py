@@ -61,8 +61,7 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
             ids = ids[1:]  # the text already contains a begin token, for example from a chat template
         if not ids:
             raise InputError(
-                f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue an empty prompt. Give it "
-                "some text."
+                f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue an empty prompt. Add text."
             )
         prompts.append(ids)
     return prompts
