@@ -71,7 +71,7 @@ def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
 
 ROUTINGS: dict[str, Route] = {
     "random": _random,
-    "least loaded": lambda router, _, draw: min(_healthy(router), key=lambda one: (one.in_flight, draw.random())),
+    "least loaded": lambda router, _, draw: min(_healthy(router), key=lambda peer: (peer.in_flight, draw.random())),
     "rendezvous": _rendezvous,
     "bounded rendezvous": _bounded,  # what `fourshot serve --replicas` does
     "bounded, loosely": _bounded,
