@@ -1,7 +1,6 @@
 """Find the annotator that a user names: a run, an adapter, a student, or the address of a service or a teacher."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import OF_TEXTS
 from fourshot.serving.clients.address import without_password
-from fourshot.serving.clients.calls import BATCH
+from fourshot.serving.clients.calls import BATCH, check_version
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 
@@ -130,7 +129,7 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedReader:
                 for text, row in zip(texts, classifier.probabilities(inputs).tolist(), strict=True)
             ]
 
-        return _part_by_part(ask)
+        return lambda parts: map(ask, parts)
 
     return NamedReader(name=card.name, task=card.task, read=read, shots=card.shots)
 
@@ -138,8 +137,13 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedReader:
 def _service(url: str, task: Task, key: str | None) -> NamedReader:
     from fourshot.serving.clients.client import Client
 
-    with _hinted(), Client(url, key) as client:
-        served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    try:
+        with Client(url, key) as client:
+            served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    except ServiceError as error:
+        if error.kind == "strange_answer":  # no service of ours
+            error.args = (f"{error} Of an OpenAI-compatible endpoint, name a model (--teacher-model).",)
+        raise
     shown = without_password(url)
     if served is None:
         raise InputError(f"{shown} serves no task {task.name!r}. Ask it what it serves: GET {shown}/v1/tasks.")
@@ -157,7 +161,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
                 raise ServiceError(f"{shown} reads none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
-        return _part_by_part(ask)
+        return lambda parts: map(ask, parts)
 
     return NamedReader(name=f"{shown} {served.adapter or 'in context'}", task=task, read=read)
 
@@ -176,32 +180,11 @@ def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str])
             if len(texts) == 1:
                 return [Annotation(fault=str(error))]
         else:
-            if answer.adapter != adapter:
-                now, before = (name or "the model in context" for name in (answer.adapter, adapter))
-                raise ServiceError(
-                    f"{task} is answered by {now} now, and was by {before}: one table is of one annotator. Where "
-                    "`fourshot adapters pin` has that answer again, the same command goes on; else begin another table."
-                )
+            check_version(task, answer.adapter, adapter)
             return [_annotation(list(result.probabilities.values()), result.cut_words) for result in answer.results]
     half = len(texts) // 2
     return [part for some in (texts[:half], texts[half:]) for part in _classified(client, task, adapter, some)]
 
 
-@contextmanager
-def _hinted() -> Iterator[None]:
-    """Add a hint to the error if what responds at an address is no service of ours."""
-    try:
-        yield
-    except ServiceError as error:
-        if error.kind == "strange_answer":
-            error.args = (f"{error} Of an OpenAI-compatible endpoint, name a model (--teacher-model).",)
-        raise
-
-
 def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotation:
     return Annotation(probabilities=tuple(round(p, 6) for p in probabilities), cut_words=cut_words)
-
-
-def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
-    """Return a `Read` that annotates part by part, the texts of one with ``annotations``."""
-    return lambda parts: map(annotations, parts)

@@ -18,7 +18,7 @@ from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.api import TaskInfo, TaskList
+from fourshot.serving.api import Generated, GenerateResponse, TaskInfo, TaskList, Usage
 from fourshot.serving.clients.calls import BATCH
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
@@ -255,6 +255,28 @@ def test_a_version_that_was_not_there_at_the_beginning_annotates_no_row_in_anoth
         parts = annotate([["so good"], ["so good"]])
         assert next(parts)[0].probabilities == (0.75, 0.25)
         with pytest.raises(ServiceError, match=r"tone is answered by tone-2 now, and was by tone-1: .*adapters pin"):
+            next(parts)
+
+
+def test_a_version_that_was_not_there_at_the_beginning_writes_no_row_in_another_s_name(tmp_path: Path) -> None:
+    facts = GenerationTask(name="facts", instruction="Write.")
+    info = TaskInfo(
+        task="facts", labels=[], adapter="facts-1", versions=["facts-1"], pinned=False, methods=[], kind="generation"
+    )
+    result = Generated(
+        text="Rome.", finish_reason="stop", prompt_tokens=1, completion_tokens=1, queue_ms=0.0, model_ms=0.0
+    )
+    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1, total_tokens=2)
+    answer = GenerateResponse(
+        task="facts", method="student", student="facts-1", results=[result], usage=usage, total_ms=1.0
+    )
+    listed = TaskList(base_model="", tasks=[info])
+    with served(FakeService()) as service:
+        replies = [listed, answer, msgspec.structs.replace(answer, student="facts-2")]
+        service.replies = [Reply(body=msgspec.json.encode(reply)) for reply in replies]
+        parts = find_writer(service.url, facts).write(tmp_path / "log.txt", ignore)(iter([["rome"], ["oslo"]]))
+        assert [written.text for written in next(parts)] == ["Rome."]
+        with pytest.raises(ServiceError, match=r"facts is answered by facts-2 now, and was by facts-1: .*adapters pin"):
             next(parts)
 
 
