@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation.readers import (
     Annotation,
@@ -169,13 +169,13 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
 def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
     """Annotate ``texts``, at most `BATCH` per request. A text that is refused gets a fault; the others are annotated.
 
-    Raises RequestError for a refusal that no text causes, ServiceError if another version than ``adapter`` is used.
+    Raises ServiceError for a fault that no text causes, and if another version than ``adapter`` is used.
     """
     if len(texts) <= BATCH:
         try:
             answer = client.classify(task, texts)
-        except RequestError as error:
-            if error.code not in OF_TEXTS:
+        except ServiceError as error:
+            if error.code not in (*OF_TEXTS, 500):  # the model may fail on one of the texts, each time
                 raise
             if len(texts) == 1:
                 return [Annotation(fault=str(error))]

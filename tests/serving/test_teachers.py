@@ -18,7 +18,7 @@ from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.api import Generated, GenerateResponse, TaskInfo, TaskList, Usage
+from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.clients.calls import BATCH
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
@@ -219,6 +219,21 @@ def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_other
             list(find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)([["too long"] * 8]))
 
 
+def test_a_text_on_which_a_service_fails_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    failure = refusal(500, "fault", "The service has failed.")
+    with served(FakeService()) as service:
+        usual = service.usual
+        monkeypatch.setattr(service, "usual", lambda request: failure if b"odd" in request.body else usual(request))
+        texts = ["so good", "odd", "very good"]
+        (annotations,) = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)([texts])
+        assert [annotation.fault for annotation in annotations] == ["", "The service has failed.", ""]
+        with pytest.raises(ServiceError, match=r"reads none of 8 texts: The service has failed\."):
+            list(find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)([["odd"] * 8]))
+
+
 def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("text\nso good\n")
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
@@ -255,28 +270,6 @@ def test_a_version_that_was_not_there_at_the_beginning_annotates_no_row_in_anoth
         parts = annotate([["so good"], ["so good"]])
         assert next(parts)[0].probabilities == (0.75, 0.25)
         with pytest.raises(ServiceError, match=r"tone is answered by tone-2 now, and was by tone-1: .*adapters pin"):
-            next(parts)
-
-
-def test_a_version_that_was_not_there_at_the_beginning_writes_no_row_in_another_s_name(tmp_path: Path) -> None:
-    facts = GenerationTask(name="facts", instruction="Write.")
-    info = TaskInfo(
-        task="facts", labels=[], adapter="facts-1", versions=["facts-1"], pinned=False, methods=[], kind="generation"
-    )
-    result = Generated(
-        text="Rome.", finish_reason="stop", prompt_tokens=1, completion_tokens=1, queue_ms=0.0, model_ms=0.0
-    )
-    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1, total_tokens=2)
-    answer = GenerateResponse(
-        task="facts", method="student", student="facts-1", results=[result], usage=usage, total_ms=1.0
-    )
-    listed = TaskList(base_model="", tasks=[info])
-    with served(FakeService()) as service:
-        replies = [listed, answer, msgspec.structs.replace(answer, student="facts-2")]
-        service.replies = [Reply(body=msgspec.json.encode(reply)) for reply in replies]
-        parts = find_writer(service.url, facts).write(tmp_path / "log.txt", ignore)(iter([["rome"], ["oslo"]]))
-        assert [written.text for written in next(parts)] == ["Rome."]
-        with pytest.raises(ServiceError, match=r"facts is answered by facts-2 now, and was by facts-1: .*adapters pin"):
             next(parts)
 
 
