@@ -54,5 +54,5 @@ async def _health() -> Response:
     return Response()
 
 
-async def _metrics() -> Response:
+def _metrics() -> Response:  # in a thread: a page of a thousand tasks takes a second
     return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

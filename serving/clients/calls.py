@@ -32,6 +32,7 @@ from fourshot.serving.api import (
     Method,
     TaskList,
 )
+from fourshot.serving.certificates import tls_of
 from fourshot.serving.clients.address import address_hint, read_address, redirect_hint, remedy, without_password
 from fourshot.serving.clients.local import Prediction
 from fourshot.serving.clients.proxies import proxy_for
@@ -52,6 +53,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0  # before the second attempt; before 
 LONGEST_RETRY_AFTER_S = 30.0
 
 ALL = Refusal()  # never abstain
+IN_CONTEXT = "the model in context"
 
 Answer = TypeVar("Answer")
 
@@ -246,17 +248,26 @@ def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
     return [msgspec.convert(result, Prediction, from_attributes=True) for result in results]
 
 
+def check_version(task: str, now: str, before: str) -> None:
+    """Raise ServiceError if another version of ``task`` answers ``now`` than ``before``, "" in context."""
+    if now != before:
+        raise ServiceError(
+            f"{task} is now served by {now or IN_CONTEXT}, and was by {before or IN_CONTEXT}. A table needs one "
+            "annotator. Pin the earlier one (`fourshot adapters pin`) and repeat the command, or begin another table."
+        )
+
+
 def tasks_call(everything: bool) -> ApiCall[TaskList]:
     return ApiCall(answer=TaskList, method="GET", path="/v1/tasks?all=1" if everything else "/v1/tasks")
 
 
 def http_options(
-    url: str | httpx.URL, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
+    url: str | httpx.URL, key: str | None, timeout_s: float, retries: int, transport: Callable[..., Any]
 ) -> tuple[str, dict[str, Any]]:
     """Return how messages call the service, and the arguments of httpx's clients.
 
     ``transport`` makes a transport for use without a proxy. Raises InputError for an invalid address, key, time, proxy
-    or number of ``retries``, and for a key in addition to a password.
+    or number of ``retries``, for a key in addition to a password, and as `tls_of`.
     """
     if retries < 0:
         raise InputError(f"retries is {retries}; give 0 or more.")
@@ -271,7 +282,7 @@ def http_options(
         )
     if key and address.userinfo:
         raise InputError(f"{url} has a password, but a key is given, too (or {KEY_VARIABLE}). Leave one of them out.")
-    proxy = proxy_for(address)
+    proxy, tls = proxy_for(address), tls_of(address)
     # The service need not work for a client that waits no longer.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}
     return f"{url}, through the proxy of {proxy.variable}," if proxy else url, {
@@ -279,5 +290,5 @@ def http_options(
         "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
         # The wait for a free connection is due to our own requests, and limited by their timeouts.
         "timeout": httpx.Timeout(min(timeout_s, LONGEST_DEADLINE_S), connect=min(timeout_s, MAX_CONNECT_S), pool=None),
-        **({"proxy": proxy.proxy} if proxy else {"transport": transport()}),
+        **({"proxy": proxy.proxy, "verify": tls} if proxy else {"transport": transport(verify=tls)}),
     }

@@ -15,6 +15,7 @@ import httpx
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.serving.certificates import tls_of
 
 PORTS = {"http": 80, "https": 443}
 MOST_ANSWER_BYTES = 64 << 20  # decompressed; a megabyte of gzip may hold a gigabyte
@@ -62,11 +63,8 @@ def openai_client(address: httpx.URL, proxy: ProxyInUse | None) -> Any:
     """
     import openai
 
-    options: dict[str, Any] = {"follow_redirects": False, "event_hooks": {"response": [_bound]}}
-    try:
-        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host), **options)
-    except Exception:  # of any library: it fails on a proxy variable that is not for this address
-        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=proxy.url if proxy else None, **options)
+    options: dict[str, Any] = {"follow_redirects": False, "event_hooks": {"response": [_bound]}, "trust_env": False}
+    return openai.DefaultAsyncHttpxClient(proxy=proxy.url if proxy else None, verify=tls_of(address), **options)
 
 
 class AnswerTooLargeError(Exception):

@@ -1,13 +1,12 @@
 """Find the annotator that a user names: a run, an adapter, a student, or the address of a service or a teacher."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.distillation.annotators import (
     Annotate,
@@ -29,7 +28,7 @@ from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import TEXT_ERROR_CODES
 from fourshot.serving.clients.address import without_password
-from fourshot.serving.clients.calls import BATCH
+from fourshot.serving.clients.calls import BATCH, check_version
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 
@@ -130,7 +129,7 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedAnnotator:
                 for text, row in zip(texts, classifier.probabilities(inputs).tolist(), strict=True)
             ]
 
-        return _part_by_part(ask)
+        return lambda parts: map(ask, parts)
 
     return NamedAnnotator(name=card.name, task=card.task, open=open_annotator, shots=card.shots)
 
@@ -138,8 +137,13 @@ def _student(folder: Path, model: str | None, ray: str) -> NamedAnnotator:
 def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
     from fourshot.serving.clients.client import Client
 
-    with _hinted(), Client(url, key) as client:
-        served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    try:
+        with Client(url, key) as client:
+            served = next((info for info in client.tasks().tasks if info.task == task.name), None)
+    except ServiceError as error:
+        if error.kind == "strange_answer":  # no service of ours
+            error.args = (f"{error} For an OpenAI-compatible endpoint, name a model (--teacher-model).",)
+        raise
     shown = without_password(url)
     if served is None:
         raise InputError(f"{shown} serves no task {task.name!r}. GET {shown}/v1/tasks lists what it serves.")
@@ -157,7 +161,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
                 raise ServiceError(f"{shown} annotated none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
-        return _part_by_part(ask)
+        return lambda parts: map(ask, parts)
 
     return NamedAnnotator(name=f"{shown} {served.adapter or 'in context'}", task=task, open=open_annotator)
 
@@ -165,43 +169,22 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
 def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str]) -> list[Annotation]:
     """Annotate ``texts``, at most `BATCH` per request. A text that is refused gets a fault; the others are annotated.
 
-    Raises RequestError for a refusal that no text causes, ServiceError if another version than ``adapter`` is used.
+    Raises ServiceError for a fault that no text causes, and if another version than ``adapter`` is used.
     """
     if len(texts) <= BATCH:
         try:
             answer = client.classify(task, texts)
-        except RequestError as error:
-            if error.code not in TEXT_ERROR_CODES:
+        except ServiceError as error:
+            if error.code not in (*TEXT_ERROR_CODES, 500):  # the model may fail on one of the texts, each time
                 raise
             if len(texts) == 1:
                 return [Annotation(fault=str(error))]
         else:
-            if answer.adapter != adapter:
-                now, before = (name or "the model in context" for name in (answer.adapter, adapter))
-                raise ServiceError(
-                    f"{task} is now served by {now}, and was by {before}. A table needs one annotator. Pin the "
-                    "earlier one (`fourshot adapters pin`) and repeat the command, or begin another table."
-                )
+            check_version(task, answer.adapter, adapter)
             return [_annotation(list(result.probabilities.values()), result.cut_words) for result in answer.results]
     half = len(texts) // 2
     return [part for some in (texts[:half], texts[half:]) for part in _classified(client, task, adapter, some)]
 
 
-@contextmanager
-def _hinted() -> Iterator[None]:
-    """Add a hint to the error if what responds at an address is no service of ours."""
-    try:
-        yield
-    except ServiceError as error:
-        if error.kind == "strange_answer":
-            error.args = (f"{error} For an OpenAI-compatible endpoint, name a model (--teacher-model).",)
-        raise
-
-
 def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotation:
     return Annotation(probabilities=tuple(round(p, 6) for p in probabilities), cut_words=cut_words)
-
-
-def _part_by_part(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Annotate:
-    """Return an `Annotate` that annotates part by part, the texts of one with ``annotations``."""
-    return lambda parts: map(annotations, parts)

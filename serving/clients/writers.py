@@ -1,6 +1,7 @@
 """Find the writer of targets that a user names: a student, or the address of a service or of a remote teacher."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from fourshot.engine.errors import InputError, RequestError
@@ -84,6 +85,7 @@ def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Seq
 
 
 def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
+    from fourshot.serving.clients.calls import WRITTEN_BATCH, check_version, generate_calls, written
     from fourshot.serving.clients.client import Client
 
     with Client(url, key) as client:
@@ -94,11 +96,18 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
             f"{shown} serves no text generation task {task.name!r}. GET {shown}/v1/tasks lists what it serves."
         )
 
+    def generate(client: Client, inputs: Sequence[str]) -> list[TextWritten]:
+        # `Client.generate` returns the texts without the version that wrote them.
+        answers = [client._ask(call) for call in generate_calls(task.name, inputs, WRITTEN_BATCH)]
+        for answer in answers:
+            check_version(task.name, answer.student, served.adapter)
+        return written(answers)
+
     def write(log: Path, on_event: OnEvent) -> Write:
         def of_parts(parts: Parts) -> Iterator[list[WrittenAnswer]]:
             with Client(url, key) as client:
                 for part in parts:
-                    yield _written(lambda inputs: client.generate(task.name, inputs), part)
+                    yield _written(partial(generate, client), part)
 
         return of_parts
 

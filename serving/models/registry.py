@@ -156,7 +156,7 @@ class Registry:
                     raise AdapterError(f"it is for the task {entry.task.name}; rename it to {entry.at}")
                 in_context[entry.task.name] = entry
             except AdapterError as error:
-                faults.append(Refused(path=file.name, reason=str(error)))
+                faults.append(Refused(path=place_in(self.root, file), reason=in_utf8(str(error))))
         try:
             self._pins = read_pins(self.root)
         except AdapterError as error:  # the last valid pins stay in force
@@ -168,8 +168,10 @@ class Registry:
             yield self.root
             return
         for folder in sorted(self.root.iterdir()):
-            if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
+            if not folder.name.startswith(".") and folder.name != STORE:
                 try:
+                    if not folder.is_dir():
+                        continue
                     distillations = _distillations(folder)
                     has_more = not distillations or bool({*folder.iterdir()} - {*distillations})
                 except OSError:  # `_examine` reports it

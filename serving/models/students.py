@@ -127,20 +127,31 @@ class Students(Loader):
             if not batch:
                 continue
             began = time.monotonic()
-            compute: Callable[[list[Any]], Any] = version.compute
-            try:
-                answers = await loop.run_in_executor(
-                    self._thread, without_panics, compute, [question.model_input for question in batch]
-                )
-            except Exception as error:  # raised for this batch alone
-                for question in batch:
-                    if not question.answer.done():
-                        question.answer.set_exception(error)
-                continue
+            compute: Callable[[Sequence[Any]], Any] = version.compute
+            inputs = [question.model_input for question in batch]
+            answers = await loop.run_in_executor(self._thread, _computed, compute, inputs)
             ended = time.monotonic()
             for question, answer in zip(batch, answers, strict=True):
-                if not question.answer.done():
+                if question.answer.done():
+                    continue
+                if isinstance(answer, Exception):
+                    question.answer.set_exception(answer)
+                else:
                     question.answer.set_result((answer, began, ended))
+
+
+def _computed(compute: Callable[[Sequence[Any]], Any], inputs: Sequence[Any]) -> list[Any]:
+    """Return what ``compute`` returns for each of ``inputs``, or the error of one that it fails on, even alone.
+
+    A batch has texts of several clients, and the text of one must not fail those of the others.
+    """
+    try:
+        return [*without_panics(compute, inputs)]
+    except Exception as error:
+        if len(inputs) == 1:
+            return [error]
+        half = len(inputs) // 2
+        return _computed(compute, inputs[:half]) + _computed(compute, inputs[half:])
 
 
 class _Question(NamedTuple):

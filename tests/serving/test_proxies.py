@@ -9,7 +9,7 @@ import pytest
 
 from fourshot import InputError
 from fourshot.serving.clients import proxies
-from fourshot.serving.clients.client import Client
+from fourshot.serving.clients.client import AsyncClient, Client
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from tests.serving.fake_server import FakeService, served, unused_url
@@ -120,6 +120,33 @@ def test_a_proxy_is_asked_for_others_and_named_where_it_does_not_answer(monkeypa
     monkeypatch.setenv("HTTP_PROXY", unused_url())
     with Client("http://gpu.example:8000", retries=0) as client, pytest.raises(Exception, match="proxy of HTTP_PROXY"):
         client.tasks()
+
+
+def test_a_remote_teacher_has_the_same_proxy_as_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads NO_PROXY otherwise: it knows no blanks between hosts."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example")
+    monkeypatch.setenv("NO_PROXY", "other.example gpu.example")
+    for host, has_proxy in (("gpu.example", False), ("host.example", True)):
+        address = httpx.URL(f"http://{host}/v1")
+        client = proxies.openai_client(address, proxies.proxy_for(address))
+        assert bool(client._mounts) is has_proxy
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_variable_that_names_no_certificates_is_bad_input_where_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file := tmp_path / "ca.pem"))
+    if content:
+        file.write_text(content)
+    with Client("http://gpu.example"), Endpoint("http://gpu.example/v1", "a model", RemoteSettings(), "work"):
+        pass
+    for client in (Client, AsyncClient):
+        with pytest.raises(InputError, match=f"SSL_CERT_FILE names '{file}', which holds no certificates"):
+            client("https://gpu.example")
+    with pytest.raises(InputError, match="SSL_CERT_FILE names"):
+        Endpoint("https://gpu.example/v1", "a model", RemoteSettings(), "work")
 
 
 def test_the_command_ends_with_2_and_says_which_variable() -> None:

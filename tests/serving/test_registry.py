@@ -176,6 +176,32 @@ def test_a_folder_that_may_not_be_read_takes_no_adapter_with_it(
     assert [refused.path for refused in contents.refused] == ["lost+found"]
 
 
+def test_a_link_into_a_closed_folder_takes_no_adapter_with_it(
+    tmp_path: Path, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one into the home of a person, where the service's account may not look."""
+    root, home = tmp_path / "served", tmp_path / "home"
+    copy(adapter_folder, root)
+    home.mkdir()
+    (root / "alice").symlink_to(home)
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if path == root / "alice":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    contents = Registry(root, base_named(None)).read()
+    assert [adapter.name for adapter in contents.adapters] == [adapter_folder.name]
+    assert [refused.path for refused in contents.refused] == ["alice"]
+
+
+def test_a_file_of_a_task_in_context_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.in-context.json")).write_text("{}")
+    assert [path.encode() for path in reasons(tmp_path)] == [b"\\udcff.in-context.json"]
+
+
 def test_examples_under_another_name_than_their_task_s_are_refused(tmp_path: Path) -> None:
     task = task_of("mood")
     shots = tuple(Example(text=f"a {label.word}", label=label.name) for label in task.labels)

@@ -1,5 +1,6 @@
 """A service with students: alone, in a real process without vLLM, and beside adapters."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ from fourshot.cli import main as cli
 from fourshot.pipeline.selective import coverage_curve
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.models.registry import write_pins
+from fourshot.serving.models.students import Students, queue_of
+from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
 from tests.serving.attacks import (  # what attacks a service of adapters attacks this one
@@ -188,6 +191,24 @@ def test_a_student_whose_tokenizer_ends_processes_does_not_end_the_service(
 def panic(tokenizer: dict[str, Any]) -> None:
     """Have the library panic, which is no Exception to Python."""
     tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAAgAAA"}
+
+
+def test_a_text_that_fails_the_model_fails_no_other_text_of_its_batch(tmp_path: Path) -> None:
+    class Version:
+        def compute(self, texts: list[str]) -> list[str]:
+            if "bad" in texts:
+                raise ValueError("values that are no numbers")
+            return [text.upper() for text in texts]
+
+    students, version, texts = Students(tmp_path, queue_of(Limits())), Version(), ["a", "b", "bad", "c", "d"]
+
+    async def ask() -> list[Any]:
+        asking = (students.ask(version, text, 1, 0, f"asker {text}") for text in texts)  # type: ignore[arg-type]
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert isinstance(answers[2], ValueError)
+    assert [answer[0] for answer in answers if isinstance(answer, tuple)] == ["A", "B", "C", "D"]
 
 
 def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:

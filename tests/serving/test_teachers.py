@@ -221,6 +221,21 @@ def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_other
             list(find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([["too long"] * 8]))
 
 
+def test_a_text_on_which_a_service_fails_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    failure = refusal(500, "fault", "The service has failed.")
+    with served(FakeService()) as service:
+        usual = service.usual
+        monkeypatch.setattr(service, "usual", lambda request: failure if b"odd" in request.body else usual(request))
+        texts = ["so good", "odd", "very good"]
+        (annotations,) = find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([texts])
+        assert [annotation.fault for annotation in annotations] == ["", "The service has failed.", ""]
+        with pytest.raises(ServiceError, match=r"reads none of 8 texts: The service has failed\."):
+            list(find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([["odd"] * 8]))
+
+
 def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("text\nso good\n")
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))

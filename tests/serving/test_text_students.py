@@ -18,13 +18,16 @@ from prometheus_client import CollectorRegistry
 import fourshot
 from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import InputError, RequestError
+from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.engine.transformers_engine import TransformersEngine
+from fourshot.pipeline.events import ignore
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
 from fourshot.pipeline.text_student import greedy
 from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import Generated, GenerateResponse, TaskInfo, TaskList, Usage
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.service import Service
+from fourshot.serving.clients.writers import find_writer
 from fourshot.serving.models.adapter_sync import AdapterSync
 from fourshot.serving.models.registry import Registry, no_base
 from fourshot.serving.models.students import open_students
@@ -33,6 +36,7 @@ from fourshot.serving.testing.adapters import task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
 from fourshot.training.students.llama_writer import LlamaWriter
 from tests.pipeline.task_folders import write_jsonl
+from tests.serving.fake_server import FakeService, Reply, served
 from tests.serving.random_students import MOST_WRITTEN, make_student, make_text_student
 
 FACTS = GenerationTask(name="facts", instruction="Write a text.", input_name="Facts", target_name="Text")
@@ -191,3 +195,24 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
         fourshot.annotate_text("support_tickets", tmp_path / "facts.jsonl", tmp_path / "more.csv")
     with pytest.raises(InputError, match=r"--data is for tasks, but the folder .* has its own data\."):
         fourshot.annotate_text(student, tmp_path / "facts.jsonl", tmp_path / "more.csv", data="/nosuch")
+
+
+def test_a_version_that_was_not_there_at_the_beginning_writes_no_row_in_another_s_name(tmp_path: Path) -> None:
+    info = TaskInfo(
+        task="facts", labels=[], adapter="facts-1", versions=["facts-1"], pinned=False, methods=[], kind="generation"
+    )
+    result = Generated(
+        text="Rome.", finish_reason="stop", prompt_tokens=1, completion_tokens=1, queue_ms=0.0, model_ms=0.0
+    )
+    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1, total_tokens=2)
+    answer = GenerateResponse(
+        task="facts", method="student", student="facts-1", results=[result], usage=usage, total_ms=1.0
+    )
+    listed = TaskList(base_model="", tasks=[info])
+    with served(FakeService()) as service:
+        replies = [listed, answer, msgspec.structs.replace(answer, student="facts-2")]
+        service.replies = [Reply(body=msgspec.json.encode(reply)) for reply in replies]
+        parts = find_writer(service.url, FACTS).write(tmp_path / "log.txt", ignore)(iter([["rome"], ["oslo"]]))
+        assert [written.text for written in next(parts)] == ["Rome."]
+        with pytest.raises(ServiceError, match=r"facts is answered by facts-2 now, and was by facts-1: .*adapters pin"):
+            next(parts)

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from fourshot.serving.clients.remote.settings import RemoteSettings
 SPARE_TOKENS = 4  # in addition to those of the longest label
 BYTES_A_TOKEN = 2  # of a label, at least
 VOTE_TEMPERATURE = 1.0
+MOST_TRIED = 4  # requests to generate: the content of the first may be the reason for its refusal
 FORM = PromptFormat()
 
 
@@ -106,11 +108,11 @@ def writing_request(
 
 
 def first_working_mode(
-    endpoint: Endpoint, modes: Sequence[RequestMode], request: Callable[[RequestMode], CompletionRequest]
+    endpoint: Endpoint, modes: Sequence[RequestMode], requests: Sequence[Callable[[RequestMode], CompletionRequest]]
 ) -> RequestMode:
-    """Return the first of ``modes`` in which the endpoint generates. Raises InputError if it does in none."""
+    """Return the first of ``modes`` in which the endpoint answers one of ``requests``. Raises InputError if none."""
     refused: list[RequestRefused] = []
-    for mode in modes:
+    for request, mode in product(requests[:MOST_TRIED], modes):
         answer = endpoint.ask([request(mode)])[0]
         if isinstance(answer, CompletionResponse):
             return mode

@@ -10,7 +10,7 @@ import msgspec
 LEAST = 1e-4  # total probability of the labels, below which an answer names none of them
 LEADING_CHARS = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # may precede a label
 WORD = re.compile(r"[^\W\d_]['\u2019]|[AEIOUYKSVWZ]\s+(?-i:[^\W\d_A-Z])", re.IGNORECASE)  # "A bill came", "C'est"
-THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # reasoning that models print before they answer
+THOUGHT = re.compile(r"^(?:.*?</think>|\s*<think>.*)", re.DOTALL)  # reasoning before an answer, which may not come
 
 
 class TokenStep(msgspec.Struct, frozen=True, array_like=True):

@@ -6,6 +6,7 @@ Requests replace the draws of an engine. The teacher itself annotates the texts,
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -103,11 +104,9 @@ class _RemoteWorker:
             for number in range(part.draws):
                 name = f"{part.id_prefix}{part.first_id + number:0{part.id_digits}d}"
                 prompts.append((name, source.draw(numbers)))
-        self._mode = self._mode or first_working_mode(
-            self._endpoint, writing_modes(self._settings), lambda mode: self._request(*prompts[0], brief, mode)
-        )
-        mode = self._mode
-        answers = self._endpoint.ask([self._request(*named_prompt, brief, mode) for named_prompt in prompts])
+        requests = [partial(self._request, *named_prompt, brief) for named_prompt in prompts]
+        mode = self._mode = self._mode or first_working_mode(self._endpoint, writing_modes(self._settings), requests)
+        answers = self._endpoint.ask([request(mode) for request in requests])
         refused = [answer for answer in answers if isinstance(answer, RequestRefused)]
         if answers and len(refused) == len(answers):
             raise ServiceError(

@@ -20,6 +20,7 @@ from fourshot.pipeline.faults import clipped
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
 from fourshot.serving.clients.proxies import AnswerTooLargeError, openai_client, proxy_for
+from fourshot.serving.clients.remote import refusals
 from fourshot.serving.clients.remote.budget import Budget
 from fourshot.serving.clients.remote.completions import (
     CompletionResponse,
@@ -28,17 +29,15 @@ from fourshot.serving.clients.remote.completions import (
     read_completion,
 )
 from fourshot.serving.clients.remote.kept import KeptAnswers
-from fourshot.serving.clients.remote.refusals import MOST_MESSAGE_CHARS, is_moderated, is_used_up, message_of
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
 
 if TYPE_CHECKING:
     import openai
 
-LONGEST_RETRY_AFTER_S = 120.0  # more than a limit per minute needs; an endpoint that asks for more is not waited for
 REFUSALS = (400, 403, 404, 405, 413, 422, 501)  # codes that may concern one request and not another
 CLOSE_S = 5.0
 PROGRESS_EVERY_S = 2.0  # between reports of progress
-MOST_FORBIDDEN = 8  # responses of 403 in a row, after which the key is taken to be refused, not a text
+MOST_DOUBTS = 8  # in a row, after which the fault is taken to be that of the key or the endpoint, not of texts
 GO_ON = "Its answers so far are kept, and the same command resumes from there."
 
 
@@ -91,7 +90,7 @@ class Endpoint:
             http_client=openai_client(httpx.URL(url), proxy),
         )
         self._pace, self._ended, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
-        self._answer_count, self._forbidden = 0, list[RequestError]()  # so far; in a row, unexplained
+        self._doubts = list[ServiceError]()  # in a row: faults of one request, or of all
         # A loop in a thread of its own: the caller may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -141,8 +140,8 @@ class Endpoint:
             raise SpendingLimitError(f"{self._budget.describe()} {GO_ON} Give a higher limit, or leave it out.")
         if faults:
             raise faults[0]
-        if self._forbidden and not self._answer_count:
-            raise self._forbidden[0]
+        if self._doubts and not (self.kept.spent.requests or self.kept.used.requests):
+            raise self._doubts[0]
         self.kept.use([key for key, answer in answers.items() if isinstance(answer, CompletionResponse)])
         return [answers[key] for key in keys if key in answers]
 
@@ -154,7 +153,7 @@ class Endpoint:
 
         retrying = tenacity.AsyncRetrying(
             sleep=pause,
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(refusals.may_pass),
             stop=tenacity.stop_after_attempt(self._settings.retries + 1),
             wait=_wait_s,
             reraise=True,
@@ -186,7 +185,7 @@ class Endpoint:
                     raise TimeoutError from error
                 raise
             self._pace.learn(busy=False)
-            self._answer_count, self._forbidden = self._answer_count + 1, []
+            self._doubts = []
             self.kept.keep(key, completion)
             self._budget.record(completion, request.chars)
             return completion
@@ -209,26 +208,22 @@ class Endpoint:
             cause = self._without_key(str(error.__cause__ or error)).rstrip(".")
             raise ServiceError(f"no response from {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
         if isinstance(error, FailedAnswerError):
-            message = clipped(self._without_key(str(error)), MOST_MESSAGE_CHARS).rstrip(".")
+            message = clipped(self._without_key(str(error)), refusals.MOST_MESSAGE_CHARS).rstrip(".")
             fault = f"{self.model} at {self.url} answers 200, but reports an error{tried}: {message}. {GO_ON}"
-            raise ServiceError(fault, kind="failed") from error
-        raise ServiceError(
-            f"{self.url} answered, but not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its "
-            f"address? It usually ends in /v1. {GO_ON}",
-            kind="strange_answer",
-        ) from error
+            return self._doubted(ServiceError(fault, 200, "failed"), message)
+        fault = f"{self.url} answered, but not as an OpenAI-compatible endpoint does{tried}: {error}. "
+        fault += f"Is this its address? It usually ends in /v1. {GO_ON}"
+        return self._doubted(ServiceError(fault, 200, "strange_answer"), f"its answer cannot be read: {error}")
 
     async def _explained_status(self, error: "openai.APIStatusError", answers: str) -> RequestRefused:
-        code, message = error.status_code, self._without_key(message_of(error)).rstrip(".")
+        code, message = error.status_code, self._without_key(refusals.message_of(error)).rstrip(".")
         intro = f"{answers}: {message}."
-        if code in (401, 403) and not is_moderated(error):
+        if code == 402 or refusals.is_used_up(error):
+            raise RequestError(f"{intro} The quota of the account there is used up. {GO_ON}", code, "used_up")
+        if code in (401, 403) and not refusals.is_moderated(error):
             cause = f"The key of {self._key_from} is refused" if self._key_from else "It needs a key"
             remedy = f"set {KEY_VARIABLES[0]} in the environment"
-            self._forbidden.append(RequestError(f"{intro} {cause}: {remedy}. {GO_ON}", code, "no_key"))
-            if code == 401 or len(self._forbidden) >= MOST_FORBIDDEN:
-                raise self._forbidden[-1]
-        if code == 402 or is_used_up(error):
-            raise RequestError(f"{intro} The quota of the account there is used up. {GO_ON}", code, "used_up")
+            return self._doubted(RequestError(f"{intro} {cause}: {remedy}. {GO_ON}", code, "no_key"), message)
         if code == 404:
             names = await self._models()
             advice = "Name one with --teacher-model; an address usually ends in /v1"
@@ -238,9 +233,18 @@ class Endpoint:
                 message += f". It does not list its models. {advice}"
         if code in REFUSALS:
             return RequestRefused(code=code, message=message)
-        if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
+        if code == 500:
+            return self._doubted(ServiceError(f"{intro} {GO_ON}", code, "failed"), message)
+        if (asked_s := retry_after_s(error.response.headers) or 0) > refusals.LONGEST_RETRY_AFTER_S:
             intro += f" It asks for a pause of {asked_s:.0f} s."
         raise ServiceError(f"{intro} {GO_ON}", code, "busy" if code == BUSY else "failed")
+
+    def _doubted(self, fault: ServiceError, message: str) -> RequestRefused:
+        """Return the refusal of a request whose ``fault`` may be its own. Raises ``fault`` if it hardly is."""
+        self._doubts.append(fault)
+        if fault.code == 401 or len(self._doubts) >= MOST_DOUBTS:
+            raise fault
+        return RequestRefused(code=fault.code, message=message)
 
     def _check_place(self, response: Any) -> None:
         """Raise RequestError if the response is a redirect."""
@@ -280,17 +284,6 @@ def _errors() -> tuple[type[Exception], ...]:
     import openai
 
     return openai.OpenAIError, TimeoutError, StrangeAnswerError
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        if is_used_up(error) or (retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
-            return False
-        return error.status_code in (408, 409, BUSY, 500, *range(502, 600))
-    return isinstance(error, openai.APIConnectionError | TimeoutError | StrangeAnswerError)
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:

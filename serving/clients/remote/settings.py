@@ -4,14 +4,12 @@ import math
 import os
 import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 from fourshot.engine.core import Typed
 from fourshot.engine.errors import InputError
 
 KEY_VARIABLES = ("FOURSHOT_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set is sent
 NO_KEY = "none"  # sent to endpoints without keys: the client requires one
-EXAMPLE = "Give one such as http://127.0.0.1:8000/v1."
 
 
 class RemoteSettings(Typed, frozen=True, kw_only=True):
@@ -70,16 +68,10 @@ def check_has_address(by: object, model: str | None, key: str | None) -> None:
 
 def checked_endpoint(url: str) -> str:
     """Return ``url`` as cards and logs have it. Raises InputError for an invalid one, or one that holds a secret."""
-    from fourshot.serving.clients.address import read_address, without_password
+    from fourshot.serving.clients.address import read_address
 
     url = url.strip()
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InputError(f"{without_password(url)!r} is not an address of a teacher: {error}. {EXAMPLE}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{without_password(url)!r} is not an address of a teacher. {EXAMPLE}")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if re.search(r"[?#]|//[^/]*@", url):
         raise InputError(
             "A teacher's address is written into cards and logs, so it must not contain a name, password or query. "
             f"Give the address alone, and the key in {KEY_VARIABLES[0]}."

@@ -103,7 +103,7 @@ class _RemoteWriter:
         self, endpoint: Endpoint, requests: Sequence[Callable[[RequestMode], CompletionRequest]]
     ) -> list[WrittenAnswer]:
         """Return the answer to each request, in the first mode that works."""
-        mode = self._mode = self._mode or first_working_mode(endpoint, writing_modes(self._settings), requests[0])
+        mode = self._mode = self._mode or first_working_mode(endpoint, writing_modes(self._settings), requests)
         return [_written(answer) for answer in endpoint.ask([request(mode) for request in requests])]
 
     def _check(self, faults: Sequence[str], noun: str) -> None:
