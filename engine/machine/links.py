@@ -27,6 +27,15 @@ def check_links(folder: Path) -> None:
     link.unlink()
 
 
+def check_leads(link: Path) -> None:
+    """Raise RunFolderError if ``link`` is a link to what is not there, as after its folder was moved away from that."""
+    if link.is_symlink() and not link.exists():
+        raise RunFolderError(
+            f"{link} is a link to {link.readlink()}, which is not there: {link.parent} was moved or copied without "
+            "what belongs to it. Put it back beside that, or remove the link to have it made again."
+        )
+
+
 def lead(link: Path, target: Path) -> None:
     """Make ``link`` point to ``target``, as a relative path, so that the folder of both can be moved.
 
