@@ -17,11 +17,8 @@ import fourshot
 from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
-from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import features
-from fourshot.pipeline.corpus.settings import CorpusSettings
-from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.rows.fields import bare_text
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
@@ -88,30 +85,6 @@ def test_the_data_card_says_what_is_in_it(reference: tuple[Path, list[Event]], t
     assert '"per_class": 12' in card and "fake" in card
     make(tmp_path / "other", licence="cc-by-4.0")
     assert "\nlicense: cc-by-4.0\n" in (tmp_path / "other" / "README.md").read_text()
-
-
-def test_writing_the_card_does_not_read_the_one_before_nor_a_task_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With 100 tasks, whose card is written 100 times, that took five times as long as all the rest."""
-    import huggingface_hub
-
-    load, task_of = huggingface_hub.metadata_load, CorpusFolder.task
-    loaded, read = list[Path](), Counter[str]()
-    monkeypatch.setattr(huggingface_hub, "metadata_load", lambda card: loaded.append(card) or load(card))
-    make(tmp_path, named("one", "two"), licence="apache-2.0")
-    assert not loaded
-    make(tmp_path, named("one", "two", "three"))
-    assert len(loaded) == 1 and "license: apache-2.0" in (tmp_path / "README.md").read_text()
-
-    def read_task(folder: CorpusFolder, name: str) -> Task:
-        read[name] += 1
-        return task_of(folder, name)
-
-    monkeypatch.setattr(CorpusFolder, "task", read_task)
-    summary = CorpusSummary(folder=str(tmp_path), rows=0, shards=0, classes=())
-    write_card(CorpusFolder(tmp_path), summary, (), CorpusSettings())
-    assert read == {"one": 1, "two": 1, "three": 1}
 
 
 def test_the_same_call_again_adds_nothing_and_starts_nothing(reference: tuple[Path, list[Event]]) -> None:

@@ -81,7 +81,7 @@ def test_an_adapter_that_is_measured_and_not_calibrated_any_more_is_calibrated_a
     calibrated, scores = tmp_path / "own" / CALIBRATED_FILE, Path(cell.out)
     before, measured_ns = calibrated.read_bytes(), scores.stat().st_mtime_ns
     calibrated.unlink()
-    assert not stage.is_done
+    assert not stage.is_finished(item)
     stage.run(ignore)
     assert stage.is_done
     assert calibrated.read_bytes() == before and scores.stat().st_mtime_ns == measured_ns
