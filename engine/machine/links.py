@@ -27,6 +27,15 @@ def check_links(folder: Path) -> None:
     link.unlink()
 
 
+def check_link(link: Path) -> None:
+    """Raise RunFolderError if ``link`` leads nowhere, as after its folder was moved away from the target."""
+    if link.is_symlink() and not link.exists():
+        raise RunFolderError(
+            f"{link} is a link to {link.readlink()}, which does not exist: {link.parent} was moved or copied without "
+            "what belongs to it. Put it back beside that, or remove the link to have it made again."
+        )
+
+
 def link_to(link: Path, target: Path) -> None:
     """Make ``link`` point to ``target``, as a relative path, so that the folder of both can be moved.
 

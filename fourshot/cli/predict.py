@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NO_LABEL = ""  # as in tables; any word may be the name of a class
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
-ARGUMENTS = "abstain_below|none_of_these(?= cannot)|coverage(?= both| is a share)"  # as messages name the options
+ARGUMENTS = "abstain_below|none_of_these(?= is not)|coverage(?= both| is a share)"  # as messages name the options
 FEW = 50  # texts: with fewer, the threshold for a coverage is uncertain
 REASONS = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 

@@ -143,7 +143,7 @@ def figures(event: Event) -> str:
 
 
 def _count(event: Event) -> str:
-    return f"{event.done:g}/{event.total:g} {event.unit}".rstrip()
+    return f"{event.done:.12g}/{event.total:.12g} {event.unit}".rstrip()
 
 
 def rate(value: float) -> str:

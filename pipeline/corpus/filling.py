@@ -9,7 +9,7 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import FourshotError
-from fourshot.pipeline.corpus.datacard import write_card
+from fourshot.pipeline.corpus.datacard import with_licence, write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.plan import STAGE, remaining_work
 from fourshot.pipeline.corpus.repair import RepairSink, ShardDamage
@@ -57,6 +57,7 @@ class CorpusFilling:
         Raises RunFolderError for damage that cannot be repaired.
         """
         self._work, self._files, self._settings = work, work.files, work.settings
+        self._of_card = with_licence(work.files, work.corpus)
         self._briefs, self._failed = briefs, failed
         self._whole = {name for name in failed if self._is_whole(name)}
         self._damage = ShardDamage(work.files, work.on_event)
@@ -193,7 +194,7 @@ class CorpusFilling:
         readable = [shard for shard in journal if shard.task not in unread]
         shown = tuple(row for row in classes if row.state != "failed" or row.task not in self._whole)
         of_card = msgspec.structs.replace(summary, classes=shown)
-        if copy_name := write_card(files, of_card, readable if is_last else (), self._work.corpus):
+        if copy_name := write_card(files, of_card, readable if is_last else (), self._of_card):
             self._work.tell(
                 "README.md was changed after it was written: it is written again, and the changed one is kept as "
                 f"{copy_name}",

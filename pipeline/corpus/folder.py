@@ -15,6 +15,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,11 +86,12 @@ class CorpusFolder(WorkFolder):
 
     def _is_unstarted_task(self, manifest: TaskManifest) -> bool:
         old = _read_or_none(self._of(manifest.task.name), TaskManifest)
-        return bool(old and old.identity() != manifest.identity() and not self.has_units(manifest.task.name))
+        return bool(old and old.identity() != manifest.identity() and manifest.task.name not in self.drawn_tasks)
 
-    def has_units(self, task: str) -> bool:
-        """Return whether the journal has draws for a task."""
-        return any(shard.task == task for shard in self.journal())
+    @cached_property
+    def drawn_tasks(self) -> set[str]:
+        """The tasks that the journal has draws for. It is read once, not for each of many tasks."""
+        return {shard.task for shard in self.journal()}
 
     def manifest(self) -> CorpusManifest:
         return self.read(MANIFEST_FILE, CorpusManifest)
@@ -201,6 +203,7 @@ class CorpusFolder(WorkFolder):
             self.append(ERRORS_FILE, faults)
         shard = ShardRecord(task=task, file=name, rows=len(rows), sha256=sha256, faults=len(faults), units=tuple(units))
         self.append(JOURNAL_FILE, [shard])
+        self.drawn_tasks.add(task)
         return shard
 
     def replace_shard(

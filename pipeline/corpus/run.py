@@ -178,7 +178,7 @@ def _brief(work: CorpusWork, task: Task, annotators: tuple[Annotator, ...], *, f
     _ = data.test  # read now: rows left out are reported before hours of work, and an error is that of this task
     stored_shots = files.shots(task.name)
     shots = data.shots(work.settings) if stored_shots is None else stored_shots
-    if stored_shots is not None and files.has_units(task.name):
+    if stored_shots is not None and task.name in files.drawn_tasks:
         data.check_stored_shots(stored_shots)
     elif stored_shots is not None and files.shots_hash(task.name) == value_hash(stored_shots):  # else they were edited
         shots = data.shots(work.settings)

@@ -120,7 +120,7 @@ def check_shots(folder: CorpusFolder, task: str, shots: Sequence[Example]) -> No
 
     ``shots`` are those in the folder or, if they are missing there, drawn again.
     """
-    if folder.shots_hash(task) in ("", value_hash(shots)) or not folder.has_units(task):
+    if folder.shots_hash(task) in ("", value_hash(shots)) or task not in folder.drawn_tasks:
         return
     name = f"tasks/{task}/{SHOTS_FILE}"
     if not folder.has(name):

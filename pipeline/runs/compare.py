@@ -115,7 +115,7 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
         driver.run("evaluate")
         if estimate:
             finish_forecast(estimate, driver.took, folder, on_event)
-        result = _result(experiment, request.seeds)
+        result = _result(experiment)
         folder.write(RESULT_FILE, result)
         write_report(report_data(experiment, f"{task.name}: {len(request.seeds)} draws of shots"), path)
         return result
@@ -209,7 +209,7 @@ def _real_examples(data: TaskData, settings: RunSettings, seed: int, method: str
         ) from error
 
 
-def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
+def _result(experiment: Experiment) -> Comparison:
     results = [
         SeedResult(
             method=outcome.method,
@@ -228,7 +228,7 @@ def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
         task=experiment.task.name,
         model_name=experiment.model.name,
         model_revision=experiment.model.revision,
-        seeds=list(seeds),
+        seeds=[examples.seed for examples in experiment.seeds],  # in the order of ``seed_accuracies``
         rows=table(experiment),
         results=results,
         settings={cell.name: cell.settings for cell in experiment.first_cells},

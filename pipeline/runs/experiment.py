@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.machine.links import check_link
 from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.calibrating import CalibrationItem, calibration_of
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
@@ -65,7 +66,8 @@ class Experiment:
     ) -> None:
         """``flat``: for a single seed, store the texts of the method fourshot in ``root`` itself. ``store``: folder of
         finished trainings, by default ``root``/adapters. ``unlabelled``: the user's own texts to train on. Raises
-        InputError where the test split cannot be read, RunFolderError where ``root`` has another prompt layout.
+        InputError where the test split cannot be read, RunFolderError where ``root`` has another prompt layout, or its
+        adapters are a link that leads nowhere.
         """
         self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
@@ -73,6 +75,7 @@ class Experiment:
         self.keeps_layout = self._layout.align != settings.align  # the folder was begun without filler
         self.settings = msgspec.structs.replace(settings, align=self._layout.align)
         self.store = store or root / "adapters"
+        check_link(self.store)
         self.encoder_store = self.store.with_name("encoders")
         self.average_store = self.store.with_name("averages")
         self.unlabelled = tuple(unlabelled)

@@ -173,7 +173,8 @@ def _scores(folder: Path, answers: Sequence[WrittenAnswer], test: Sequence[Pair]
     """
     if not test:
         return None
-    file = folder / "scores" / f"{value_hash(([answer.text for answer in answers], test))}.json"
+    # By the complete answers: two models may write the same texts in different times.
+    file = folder / "scores" / f"{value_hash((tuple(answers), test))}.json"
     if not file.exists():
         scores = score_texts(
             [answer.text for answer in answers],

@@ -36,6 +36,12 @@ def test_a_log_gets_the_first_and_the_last_of_many_events() -> None:
     assert end.startswith("train: adapter 1  40/40 steps  ") and "left" not in end
 
 
+def test_millions_are_counted_to_the_last_one() -> None:
+    stream = io.StringIO()
+    ProgressLines(stream)(Event(stage="corpus", message="trec", done=1_234_567, total=5_000_000, unit="rows"))
+    assert "1234567/5000000 rows" in stream.getvalue()
+
+
 def test_a_log_shows_every_step_of_the_work() -> None:
     stream = io.StringIO()
     lines = ProgressLines(stream)

@@ -60,7 +60,7 @@ def test_a_first_input_that_is_refused_takes_no_other_with_it(
     monkeypatch.setattr(writing, "usual", lambda request: flagged)
     monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "nothing kept"))
     assert main([*command, "--out", str(tmp_path / "none.jsonl")]) == 2
-    assert "refuses to write in every way that is known" in capfd.readouterr().err
+    assert "refuses all known kinds of requests to generate texts" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,9 @@ def test_what_a_student_cannot_do_is_refused(
     ("options", "message"),
     [
         (["--abstain-below", "70"], "--abstain-below is a probability, 0 to 1; got 70"),
-        (["--abstain-below", "0.5", "--coverage", "0.5"], "--abstain-below and --coverage both say"),
+        (["--abstain-below", "0.5", "--coverage", "0.5"], "--abstain-below and --coverage both decide"),
         (["--coverage", "1.5"], "--coverage is a share"),
-        (["--none-of-these"], "--none-of-these cannot be told"),
+        (["--none-of-these"], "--none-of-these is not supported"),
     ],
 )
 def test_messages_of_the_command_name_options_and_not_the_arguments_of_python(
@@ -232,7 +232,7 @@ def test_a_text_on_which_a_service_fails_takes_no_other_with_it(
         texts = ["so good", "odd", "very good"]
         (annotations,) = find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([texts])
         assert [annotation.fault for annotation in annotations] == ["", "The service has failed.", ""]
-        with pytest.raises(ServiceError, match=r"reads none of 8 texts: The service has failed\."):
+        with pytest.raises(ServiceError, match=r"annotated none of 8 texts: The service has failed\."):
             list(find_teacher(service.url, tone).open(tmp_path / "log.txt", ignore)([["odd"] * 8]))
 
 

@@ -214,5 +214,5 @@ def test_a_version_that_was_not_there_at_the_beginning_writes_no_row_in_another_
         service.replies = [Reply(body=msgspec.json.encode(reply)) for reply in replies]
         parts = find_writer(service.url, FACTS).write(tmp_path / "log.txt", ignore)(iter([["rome"], ["oslo"]]))
         assert [written.text for written in next(parts)] == ["Rome."]
-        with pytest.raises(ServiceError, match=r"facts is answered by facts-2 now, and was by facts-1: .*adapters pin"):
+        with pytest.raises(ServiceError, match=r"facts is now served by facts-2, and was by facts-1.*adapters pin"):
             next(parts)

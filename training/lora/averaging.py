@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.adapters import rank_of
+from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
 from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME_DIGITS
@@ -28,14 +29,14 @@ def can_average(adapters: Sequence[Adapter]) -> bool:
 
 
 def average(adapters: Sequence[Adapter], parent: Path) -> Adapter:
-    """Return the average of ``adapters``, written to a folder in ``parent`` unless that exists.
+    """Return the average of ``adapters``, written to a folder in ``parent`` unless that has it, with whole weights.
 
     The folder is named after the hash of the adapters' names. All adapters must have the same base model and settings;
     seeds and texts may differ. Raises OSError if the disk is full.
     """
     names = sorted(adapter.name for adapter in adapters)
     name = f"average-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:NAME_DIGITS]}"
-    if not (parent / name).exists():
+    if not (parent / name / ADAPTER_WEIGHTS).is_file() or broken_shards(parent / name):
         with staged_folder(parent, name) as staged:
             _write([Path(adapter.path) for adapter in sorted(adapters, key=lambda adapter: adapter.name)], staged)
             settle(staged, parent / name, replace=True)

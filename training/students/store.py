@@ -15,12 +15,16 @@ Result = TypeVar("Result", bound=msgspec.Struct)  # with the fields name and pat
 
 
 def finished_in(folder: Path, kind: type[Result]) -> Result | None:
-    """Return the result of the job in ``folder``, with its current path; None if it is not finished."""
+    """Return the result of the job in ``folder``, with its current path.
+
+    None if it is not finished, or if its checkpoint has no weights, such as after a copy without large files.
+    """
     if not (folder / RESULT_FILE).exists():
         return None
     result: Any = read_made(folder / RESULT_FILE, kind)
-    moved: Result = msgspec.structs.replace(result, path=str((folder / result.name).resolve()))
-    return moved
+    checkpoint = (folder / result.name).resolve()
+    moved: Result = msgspec.structs.replace(result, path=str(checkpoint))
+    return moved if any(checkpoint.glob("*.safetensors")) else None
 
 
 def save_checkpoint(folder: Path, name: str, model: Any, tokenizer: Any) -> str:

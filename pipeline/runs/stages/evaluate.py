@@ -44,7 +44,8 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
     items: tuple[TaskEvaluation, ...]
 
     def is_finished(self, item: TaskEvaluation) -> bool:
-        return all(cell.is_done for cell in item.cells)
+        # An adapter that was trained again, because its weights were gone, has scores and is not probed or calibrated.
+        return all(cell.is_done for cell in item.cells) and all(probe.is_finished for probe in item.probes)
 
     def adapters(self) -> set[Adapter]:
         probed = {adapter for item in self.items for probe in item.probes for adapter in probe.adapters}

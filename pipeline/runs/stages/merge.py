@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.opening import open_engine
 from fourshot.engine.probe import Probe, check_probe
@@ -35,7 +36,9 @@ class MergeStage(Stage, frozen=True, kw_only=True, tag="merge"):
     items: tuple[MergeItem, ...]
 
     def is_finished(self, item: MergeItem) -> bool:
-        return WorkFolder(item.out).has(PROBED_FILE if item.probe else CONFIG_FILE)
+        out = Path(item.out)
+        has_weights = any(out.glob("*.safetensors")) and not broken_shards(out)  # a copy may lack large files
+        return has_weights and WorkFolder(out).has(PROBED_FILE if item.probe else CONFIG_FILE)
 
     def _do(self, item: MergeItem, on_event: OnEvent) -> None:
         on_event(Event(stage=self.name, message=f"writing {item.out}"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,19 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
     with pytest.raises(RunFolderError, match="unlabelled"):
         make(folder, teacher)
+
+
+def test_a_student_whose_weights_are_gone_is_trained_again_to_the_same(folder: Path) -> None:
+    teacher = Teacher()
+    summary = make(folder, teacher)
+    path, num_questions = Path(summary.student_path), len(teacher.questions)
+    weights = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").unlink()
+    for _ in range(2):
+        again = make(folder, teacher)
+        assert again.student_path == summary.student_path and len(teacher.questions) == num_questions
+        assert (path / "model.safetensors").read_bytes() == weights and load_student_card(path).name == path.name
+        shutil.rmtree(path)
 
 
 def test_a_kill_behind_the_table_does_not_lose_what_the_teacher_cost(

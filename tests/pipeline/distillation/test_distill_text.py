@@ -24,7 +24,7 @@ from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_distillation.distill_text import distill_text, read_data
-from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary
+from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary, _scores
 from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import TextStudentResult
@@ -247,3 +247,10 @@ def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
     student = NamedWriter(name="a student", task=task, write=lambda *_: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="a student writes targets for given inputs, but cannot generate pairs"):
         distill_text(TextDistillation(task=task, folder=folder / "out", generate=2, by=student))
+
+
+def test_models_that_write_the_same_have_times_of_their_own(tmp_path: Path) -> None:
+    test = [Pair(input="Kiel | in | Germany", target="Kiel is in Germany.")]
+    slow, fast = ([WrittenAnswer(text="Kiel.", is_whole=whole, seconds=s)] for s, whole in ((2.0, True), (0.5, False)))
+    scores = [_scores(tmp_path, answers, test) for answers in (slow, fast)]
+    assert [(score.seconds, score.unfinished) for score in scores if score] == [(2.0, 0), (0.5, 1)]

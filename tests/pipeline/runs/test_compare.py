@@ -78,6 +78,16 @@ def test_another_configuration_is_refused_and_more_methods_and_seeds_are_not(run
     assert len(more.results) == 4 and more.results[0] == first.results[0]
 
 
+def test_accuracies_by_seed_are_in_the_order_of_the_seeds(runs: WholeRuns, tmp_path: Path) -> None:
+    request = ComparisonRequest(runs.task, "fake", SETTINGS, ["zero_shot", "lora"], [2, 0, 1], tmp_path / "out")
+    result = do_comparison(request)
+    by_seed = {(seed.method, seed.seed): seed.scores.accuracy for seed in result.results}
+    for row in result.rows:
+        named = dict(zip(result.seeds, row.seed_accuracies, strict=True))
+        assert named == {seed: by_seed[row.method, seed] for seed in (0, 1, 2)}
+    assert result.seeds == [0, 1, 2], "the first of them has the settings that are stored"
+
+
 @pytest.mark.parametrize("unfinished", [False, True])
 def test_a_comparison_of_an_earlier_version_goes_on(runs: WholeRuns, tmp_path: Path, unfinished: bool) -> None:
     """It wrote no manifest."""

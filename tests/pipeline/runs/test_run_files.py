@@ -13,9 +13,11 @@ import pytest
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example
 from tests.pipeline.cells.test_run_folder import TASK, manifest
 from tests.pipeline.runs.small_run import write_run
+from tests.pipeline.runs.whole_runs import WholeRuns
 
 
 def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
@@ -145,3 +147,15 @@ def test_a_write_that_a_kill_cut_short_is_not_seen_and_the_next_one_stands(tmp_p
     killed_while_writing("value.json")
     folder.write("value.json", {"n": 2})
     assert folder.read("value.json", dict) == {"n": 2}
+
+
+def test_the_folder_of_one_of_many_tasks_that_was_moved_away_from_its_adapters_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `train --tasks`, a task's folder has a link to the adapters of all; copied alone, it leads nowhere."""
+    runs, folder = WholeRuns(tmp_path / "task", monkeypatch), tmp_path / "copied"
+    folder.mkdir()
+    (folder / "adapters").symlink_to("../adapters")
+    with pytest.raises(RunFolderError, match=r"adapters is a link to \.\./adapters, which does not exist.*Put it back"):
+        runs.run(folder, RunSettings(k=2))
+    assert runs.trained == [] and {entry.name for entry in folder.iterdir()} <= {"adapters", ".lock"}

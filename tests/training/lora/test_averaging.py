@@ -1,5 +1,6 @@
 """The average of adapters adds the mean of what they add, to vLLM as to PEFT."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_it_is_made_once_and_named_by_its_members(adapters: tuple[Adapter, Adapt
     assert average(adapters[::-1], tmp_path) == first and weights.stat().st_mtime_ns == written_at
     assert [path.name for path in tmp_path.iterdir()] == [first.name], "and nothing half-made lies beside it"
     assert average([adapters[0], adapters[0]], tmp_path).name != first.name
+
+
+def test_one_whose_weights_are_gone_or_cut_is_made_again(adapters: tuple[Adapter, Adapter], tmp_path: Path) -> None:
+    """Some programs that copy or clean up leave out large files, and what lies beside them stays."""
+    weights = Path(average(adapters, tmp_path).path) / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    for size in (None, len(content) // 2):
+        if size is None:
+            weights.unlink()
+        else:
+            os.truncate(weights, size)
+        average(adapters, tmp_path)
+        assert weights.read_bytes() == content
 
 
 def test_a_disk_without_room_is_an_error_of_the_disk_and_leaves_nothing(

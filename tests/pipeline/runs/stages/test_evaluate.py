@@ -77,6 +77,24 @@ def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     assert trained.scores.surest_80 is not None
 
 
+def test_an_adapter_that_is_measured_and_not_calibrated_any_more_is_calibrated_again(tmp_path: Path) -> None:
+    """Of an adapter that was trained again, for want of its weights, the scores are all that is left."""
+    probe = probe_item(tmp_path)
+    cell = EvaluationCell(
+        out=str(tmp_path / "scores" / "own.json"), title="own", adapter=probe.adapter, has_temperature=True
+    )
+    item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=(cell,), probes=(probe,))
+    stage = EvaluateStage(model_path="fake", items=(item,))
+    stage.run(ignore)
+    calibrated, scores = tmp_path / "own" / CALIBRATED_FILE, Path(cell.out)
+    before, measured_ns = calibrated.read_bytes(), scores.stat().st_mtime_ns
+    calibrated.unlink()
+    assert not stage.is_finished(item)
+    stage.run(ignore)
+    assert stage.is_done
+    assert calibrated.read_bytes() == before and scores.stat().st_mtime_ns == measured_ns
+
+
 def test_where_nothing_is_measured_it_is_calibrated_when_it_is_probed(tmp_path: Path) -> None:
     stage = ProbeStage(model_path="fake", items=(probe_item(tmp_path),))
     stage.run(ignore)
