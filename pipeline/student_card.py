@@ -84,7 +84,6 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
         raise AdapterError(
             f"The student {folder} is damaged: {', '.join(wrong)} changed since training, or was not copied "
             "completely. Copy it again."
-            ""
         )
 
 

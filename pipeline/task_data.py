@@ -132,7 +132,6 @@ class TaskData:
                 f"{self.task.name}: {counted(len(tested), 'shot')} of this folder {'are' if len(tested) > 1 else 'is'} "
                 f"in the test split by now ({tested[0][:60]!r}), so the evaluation would include training texts. "
                 "Start again in another folder (--out), or restore the data."
-                ""
             )
         try:
             labelled = load_chosen_shots(self.task) or load_split(self.task, "train")
@@ -143,8 +142,7 @@ class TaskData:
             self.tell(
                 f"{counted(len(changed), 'shot')} of this folder {'are' if len(changed) > 1 else 'is'} no longer in "
                 f"the labelled data ({changed[0][:60]!r}), and stay as they were. To train on the current data, "
-                "start again in another folder (--out)"
-                "",
+                "start again in another folder (--out)",
                 notice=True,
             )
 
@@ -158,7 +156,6 @@ def lost_shots(file: Path) -> str:
     return (
         f"{file} is missing, so shots are drawn again: the same ones, if the data and the seed are the same. "
         "Otherwise restore it, or start again in another folder (--out)"
-        ""
     )
 
 

@@ -122,7 +122,6 @@ class Generator:
                 f"{sum(length > most for length in lengths)} of {len(lengths)} inputs are too long; the longest is the "
                 f"one at {lengths.index(longest)}, with {longest} tokens in the student's prompt, which has room for "
                 f"{most} besides the output. Shorten it."
-                f""
             )
         return lengths
 

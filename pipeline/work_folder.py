@@ -192,13 +192,11 @@ class WorkFolder:
             raise RunFolderError(
                 f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
                 "support. Give another folder (--out), or continue with the version that began it."
-                ""
             )
         if stored_layout != layout:
             raise RunFolderError(
                 f"{self.path} was begun with align = {stored_layout.align}, but this call sets {layout.align}. Set "
-                "it as it was (--set align=...)"
-                ", or give another folder (--out)."
+                "it as it was (--set align=...), or give another folder (--out)."
             )
         return stored_layout
 

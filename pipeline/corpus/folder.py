@@ -60,8 +60,7 @@ class CorpusFolder(WorkFolder):
         if links:
             raise RunFolderError(
                 f"{links[0]} is a link, but a corpus is written only inside its own folder. Replace the link with "
-                "what it points to, or move the whole corpus"
-                ": its folder itself may be a link."
+                "what it points to, or move the whole corpus: its folder itself may be a link."
             )
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
@@ -130,7 +129,6 @@ class CorpusFolder(WorkFolder):
             raise RunFolderError(
                 f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Restore it, or create the "
                 "corpus again in another folder (--out)."
-                ""
             ) from error
 
     def resume(self, on_aside: Callable[[list[str]], object] = lambda files: None) -> dict[str, list[ShardRecord]]:

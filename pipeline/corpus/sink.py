@@ -128,7 +128,6 @@ def check_shots(folder: CorpusFolder, task: str, shots: Sequence[Example]) -> No
     raise RunFolderError(
         f"{folder.path}/{name} was changed after texts were generated from it, and their rows refer to its shots by "
         "number. Restore it, or generate the task's texts again in another folder (--out)."
-        ""
     )
 
 
@@ -136,7 +135,6 @@ def _missing(folder: CorpusFolder, task: str, name: str) -> RunFolderError:
     return RunFolderError(
         f"{folder.path}/tasks/{task}/{name} is missing; the texts in data/{task} were generated from it. Restore it, "
         "or generate the task's texts again in another folder (--out)."
-        ""
     )
 
 

@@ -12,8 +12,7 @@ from fourshot.pipeline.tables.types import LABEL_NAMES, TEXT_NAMES, Item, TableS
 _SEPARATORS = 'Put texts that contain the separator in "double quotes". Does the first line name the columns?'
 _ONE_COLUMN = (
     "If the first line does not name the columns, remove it. If another character is the separator, write it on a "
-    "first line of its own"
-    ", such as sep=^. If each line is one text, rename the file to .txt."
+    "first line of its own, such as sep=^. If each line is one text, rename the file to .txt."
 )
 _NO_HEADER = (
     ", or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If this one does: "

@@ -147,7 +147,6 @@ def find_task_file(name_or_path: str | Path) -> Path:
             raise InputError(
                 f"{text!r} is a task that comes with fourshot, but {path.resolve()} exists, too. Give that path for "
                 "your own; for the other, run the command in another folder."
-                ""
             )
         return shipped[text]
     if path.is_file():

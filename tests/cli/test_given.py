@@ -236,7 +236,7 @@ def test_a_full_disk_under_json_is_told_in_a_line() -> None:
 def test_a_call_for_one_task_or_another_format_is_bad_input() -> None:
     with pytest.raises(InputError, match="Put it in a list"):
         fourshot.corpus("support_tickets", "made", model="fake")
-    with pytest.raises(InputError, match="Allowed are jsonl, parquet"):
+    with pytest.raises(InputError, match="allowed are jsonl, parquet"):
         fourshot.CorpusSettings(format="csv")  # type: ignore[arg-type]
     assert not Path("made").exists()
 
