@@ -96,9 +96,8 @@ class Guard:
             key = self._admit(scope)
             client_name = self._client_name(scope, key)
             limit = (key.max_concurrent if key else 0) or self._limits.max_concurrent
-            if (
-                self._busy[client_name] >= limit and not self._behind_router
-            ):  # the router has counted them, by its own keys
+            # Behind a router, the router has counted them, by its own keys.
+            if self._busy[client_name] >= limit and not self._behind_router:
                 client_name = None
                 owner = "This key" if key else "This address"
                 raise RefusalError(

@@ -48,7 +48,7 @@ def test_as_a_base_model_all_of_its_kinds_are_one_and_a_wrong_name_is_bad_input(
     slow = resolve_model("fake:delay_s=1")
     assert (slow.name, slow.revision) == (resolve_model("fake").name, resolve_model("fake").revision)
     assert slow.path == "fake:delay_s=1"
-    with pytest.raises(InputError, match=r"unknown field `speed`.*It may set delay_s, otherwise"):
+    with pytest.raises(InputError, match=r"unknown field `speed`.*Allowed are delay_s, otherwise"):
         resolve_model("fake:speed=3")
     with pytest.raises(InputError, match="has no tokenizer and no weights"):
         load_tokenizer("fake")

@@ -165,7 +165,7 @@ def test_a_student_without_its_tokenizer_answers_nothing_and_several_are_listed(
     assert code == 2 and f"no adapter, but students. Name one of them: {first}, {second}" in text
     (first / "tokenizer.json").unlink()
     code, text = run_command(capfd, "predict", str(first), "a text")
-    assert code == 2 and "is damaged: tokenizer.json changed since training, or was not copied whole" in text
+    assert code == 2 and "is damaged: tokenizer.json changed since training, or was not copied completely" in text
 
 
 def test_pins_that_cannot_be_read_are_bad_input(tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]) -> None:

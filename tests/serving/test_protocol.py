@@ -112,7 +112,7 @@ def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
 def test_who_speaks_tls_is_told_that_the_service_does_not() -> None:
     hello = bytes.fromhex("16030100c8010000c40303") + b"x" * 60
     answer = response_to(sent=[hello])
-    assert answer.startswith(b"HTTP/1.1 400") and b"Ask http://" in answer
+    assert answer.startswith(b"HTTP/1.1 400") and b"Use http://" in answer
 
 
 def test_a_client_that_leaves_with_its_body_half_sent_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:

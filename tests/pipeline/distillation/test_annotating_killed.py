@@ -46,13 +46,13 @@ def test_a_table_that_is_not_what_the_answers_make_is_left_as_it_is(
 ) -> None:
     killed_at_the_end("out.csv")
     out = tmp_path / "out.csv"
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         annotate(table(tmp_path), out, abstain_below=0.7)
     out.write_text(out.read_text().replace("cold", "warm"))  # a person's correction
     corrected = out.read_bytes()
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         annotate(table(tmp_path), out)
     assert out.read_bytes() == corrected
     (unfinished_folder(out) / ANSWERS_FILE).unlink()
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         annotate(table(tmp_path), out, annotator(stop_after=0))
