@@ -51,15 +51,15 @@ def remote_teacher(
 ) -> NamedAnnotator:
     """Return ``model`` at ``url`` as an annotator. Sends nothing yet. Raises InputError for a bad address or key."""
     teacher_key()
-    reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings, form)
+    annotator = _RemoteAnnotator(checked_endpoint(url), model, task, tuple(shots), settings, form)
     return NamedAnnotator(
-        name=reader.name,
+        name=annotator.name,
         task=task,
-        open=reader.read,
+        open=annotator.open,
         shots=tuple(shots),
-        forecast=reader.forecast,
-        account=lambda: reader.account,
-        draw=reader.draw,
+        forecast=annotator.forecast,
+        account=lambda: annotator.account,
+        draw=annotator.draw,
         check_draw=lambda settings: drawing_settings(settings, len(task.labels)),
     )
 
@@ -73,7 +73,7 @@ class _NotAnnotated(NamedTuple):
         return self.fault
 
 
-class _RemoteReader:
+class _RemoteAnnotator:
     """Queries the model, weighs its answers by those for the shots, and keeps an account."""
 
     def __init__(
@@ -102,21 +102,21 @@ class _RemoteReader:
         digest = hashlib.sha256(msgspec.json.encode((*identity, self._settings.answer_tokens))).hexdigest()[:12]
         return f"{self._model} at {self._url}, {digest}"
 
-    def read(self, log: Path, on_event: OnEvent) -> Annotate:
-        def read(parts: Parts) -> Iterator[list[Annotation]]:
+    def open(self, log: Path, on_event: OnEvent) -> Annotate:
+        def annotate(parts: Parts) -> Iterator[list[Annotation]]:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 self._prepare(endpoint, on_event)
                 for texts in parts:
                     answers = self._label_answers(endpoint, [(text, self._shots) for text in texts])
-                    readings = [answer for answer in answers if isinstance(answer, LabelAnswer)]
-                    if len(texts) >= FEW and not readings:
+                    label_answers = [answer for answer in answers if isinstance(answer, LabelAnswer)]
+                    if len(texts) >= FEW and not label_answers:
                         raise ServiceError(f"{self.name} annotated none of {len(texts)} texts: {answers[0]}. {GO_ON}")
-                    self._outside += [reading.outside for reading in readings]
+                    self._outside += [answer.outside for answer in label_answers]
                     annotations = [self._annotation(text, answer) for text, answer in zip(texts, answers, strict=True)]
                     self.account = self._accounted(endpoint)
                     yield annotations
 
-        return read
+        return annotate
 
     def _prepare(self, endpoint: Endpoint, on_event: OnEvent) -> None:
         """Find out which request mode works, and how to weigh the answers, unless that is known."""
@@ -165,20 +165,20 @@ class _RemoteReader:
         ]
         answers = self._label_answers(endpoint, questions)
         self._outside += [answer.outside for answer in answers if isinstance(answer, LabelAnswer)]
-        read_shots = [
+        answered_shots = [
             (answer, shot) for answer, (shot, _) in zip(answers, tested, strict=True) if isinstance(answer, LabelAnswer)
         ]
-        if not read_shots:
+        if not answered_shots:
             raise InputError(
                 f"{self._model} at {self._url} names no label for any shot: {answers[0]}. Is it a model that follows "
                 "instructions? A reasoning model needs more --answer-tokens."
             )
-        targets = np.array([self._labels.index(shot.label) for _, shot in read_shots])
-        logs = _logs([reading for reading, _ in read_shots])
+        targets = np.array([self._labels.index(shot.label) for _, shot in answered_shots])
+        logs = _logs([answer for answer, _ in answered_shots])
         self._prior = label_prior(logs, targets)
         held_out = self._calibrated(logs)
         evidence = weigh({"remote": held_out}, targets)["remote"]
-        accuracy = evidence.accuracy * len(read_shots) / len(tested)  # a shot without a label counts as wrong
+        accuracy = evidence.accuracy * len(answered_shots) / len(tested)  # a shot without a label counts as wrong
         self._evidence = msgspec.structs.replace(evidence, accuracy=accuracy, num_texts=len(tested))
         message = f"{self._model}: {accuracy:.0%} of {len(tested)} shots right, annotated with others in the prompt"
         on_event(Event(stage="annotate", message=message))
@@ -199,8 +199,8 @@ class _RemoteReader:
         ]
         answers, num_votes = endpoint.ask([request for several in requests for request in several]), len(requests[0])
         starts = range(0, len(answers), num_votes)
-        readings = iter([self._label_answer(answers[start : start + num_votes]) for start in starts])
-        return [_mean(list(islice(readings, len(several)))) for several in parts]
+        label_answers = iter([self._label_answer(answers[start : start + num_votes]) for start in starts])
+        return [_mean(list(islice(label_answers, len(several)))) for several in parts]
 
     def _label_answer(self, answers: Sequence[CompletionResponse | RequestRefused]) -> LabelAnswer | _NotAnnotated:
         """Combine all votes for one text."""
@@ -210,20 +210,20 @@ class _RemoteReader:
         joined = votes[0]
         if len(votes) > 1:
             joined = CompletionResponse(texts=tuple(text for vote in votes for text in vote.texts))
-        reading = read_labels(joined, self._task.label_words)
-        if sum(reading.masses) >= LEAST:
-            return reading
+        answer = read_labels(joined, self._task.label_words)
+        if sum(answer.masses) >= LEAST:
+            return answer
         ending = ", cut short" if any(vote.is_cut for vote in votes) else ""
         return _NotAnnotated(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{ending}")
 
-    def _annotation(self, text: str, reading: LabelAnswer | _NotAnnotated) -> Annotation:
-        if isinstance(reading, _NotAnnotated):
-            return Annotation(fault=reading.fault)
+    def _annotation(self, text: str, answer: LabelAnswer | _NotAnnotated) -> Annotation:
+        if isinstance(answer, _NotAnnotated):
+            return Annotation(fault=answer.fault)
         weight = self._evidence.weight if self._evidence else 1.0
-        (row,) = calibrations.normalise(weight * self._calibrated(_logs([reading])))
+        (row,) = calibrations.normalise(weight * self._calibrated(_logs([answer])))
         return Annotation(
             probabilities=tuple(np.round(row, 6).tolist()),
-            agreement=None if reading.agreement is None else round(reading.agreement, 3),
+            agreement=None if answer.agreement is None else round(answer.agreement, 3),
             cut_words=words_left_out(bare_text(self._task, text), self._form.max_text_words, self._form.long_texts),
         )
 
@@ -249,8 +249,8 @@ class _RemoteReader:
     def _log_probabilities(self, endpoint: Endpoint, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """Return the label log-probabilities of each text; uniform ones for a text that could not be annotated."""
         alike = (math.log(1 / len(self._labels)),) * len(self._labels)
-        readings = self._label_answers(endpoint, [(text, self._shots) for text in texts])
-        rows = [self._annotation(text, reading).probabilities for text, reading in zip(texts, readings, strict=True)]
+        label_answers = self._label_answers(endpoint, [(text, self._shots) for text in texts])
+        rows = [self._annotation(text, answer).probabilities for text, answer in zip(texts, label_answers, strict=True)]
         return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in rows]
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
@@ -279,17 +279,17 @@ class _RemoteReader:
         return msgspec.structs.replace(mode, one_by_one=True) if has_fewer else mode
 
 
-def _mean(readings: Sequence[LabelAnswer | _NotAnnotated]) -> LabelAnswer | _NotAnnotated:
+def _mean(label_answers: Sequence[LabelAnswer | _NotAnnotated]) -> LabelAnswer | _NotAnnotated:
     """Return the mean over the parts of one text, or why one of them could not be annotated."""
-    parts_read = [part for part in readings if isinstance(part, LabelAnswer)]
-    if len(readings) == 1 or len(parts_read) < len(readings):
-        return next((part for part in readings if isinstance(part, _NotAnnotated)), readings[0])
-    return LabelAnswer([fmean(masses) for masses in zip(*(part.masses for part in parts_read), strict=True)])
+    answered_parts = [part for part in label_answers if isinstance(part, LabelAnswer)]
+    if len(label_answers) == 1 or len(answered_parts) < len(label_answers):
+        return next((part for part in label_answers if isinstance(part, _NotAnnotated)), label_answers[0])
+    return LabelAnswer([fmean(masses) for masses in zip(*(part.masses for part in answered_parts), strict=True)])
 
 
-def _logs(readings: Sequence[LabelAnswer]) -> np.ndarray:
+def _logs(label_answers: Sequence[LabelAnswer]) -> np.ndarray:
     """Return the log-probabilities among the labels, float64 [num_texts, num_labels]."""
-    masses = np.array([reading.masses for reading in readings])
+    masses = np.array([answer.masses for answer in label_answers])
     return np.log(masses / masses.sum(axis=1, keepdims=True) + SMALLEST)
 
 
