@@ -9,11 +9,11 @@ from fourshot.engine.errors import InputError
 
 
 def tls_of(address: httpx.URL) -> ssl.SSLContext:
-    """Return the TLS settings for ``address``: the certificates that the environment names are trusted, or the usual.
+    """Return the SSL context for ``address``. It trusts the certificates that the environment names, or certifi's.
 
-    Raises InputError for a variable that names none.
+    Raises InputError if a variable names no certificates.
     """
-    if address.scheme == "http":  # not used, so a variable that names none is no fault
+    if address.scheme == "http":  # the context is not used, so a wrong variable does not matter
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         return httpx.create_ssl_context()

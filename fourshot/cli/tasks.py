@@ -91,7 +91,7 @@ def new(options: Options, terminal: Terminal) -> None:
         ("labels", task.label_columns, task.other_label_columns),
     ):
         also_possible = f"; also possible: {shorten(map(repr, alternatives))}" if alternatives else ""
-        terminal.say(f"{kind}: column {' and '.join(map(repr, columns))}{also_possible}")
+        terminal.say(f"{kind}: column{'s' * (len(columns) > 1)} {' and '.join(map(repr, columns))}{also_possible}")
     terminal.say(f"classes: {shorten((f'{clipped(name, 60)} ({count})' for name, count in task.labels.items()), 12)}")
     for notice in task.notices:
         terminal.say(f"{notice.severity}: {notice}")
