@@ -176,7 +176,7 @@ def answer_together(
     """
     members, shots, settings = annotators.members, annotators.shots, annotators.settings
     longest = ""
-    if any(member.kind == "in context" for member in members):  # their prompts must have room for shots and a text
+    if any(member.shown for member in members):  # their prompts must have room for shots and a text
         parts = [part for example in test for part in parts_of(task, example.text, form)]
         longest = longest_of(engine, task, form, [longest_text(task, shots, settings.filter), *parts])
     committee = Committee(engine, task, members, settings, shots, longest)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.shot_sequences import sequence_examples, shows_shots
 from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
@@ -32,25 +34,22 @@ NUM_CALIBRATORS = 4  # adapters that calibrate a classifier
 AVERAGED_CLASSES = 16  # from so many, averages annotate first by default: annotation takes most of such a run
 
 
-def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[TrainingJob]:
+def annotator_jobs(task: Task, model: ResolvedModel, writer: MethodCell) -> list[TrainingJob]:
     """Return the trainings of the committee: adapters of the shots alone, then one per fold of the finished pool."""
     settings = writer.settings
     annotate = settings.annotate
     if annotate.annotator != "adapters":
         return []
-    as_job = partial(_training_job, task, model_revision, writer)
+    as_job = partial(_training_job, task, model.revision, writer)
     left_outs = shots_left_out(writer, annotate.num_adapters)
-    of_shots = [
-        as_job(
-            classification_examples(
-                task,
-                [shot for index, shot in enumerate(writer.shots) if index not in left_out],
-                writer.worded[wording],
-            ),
-            seed=writer.seed + 1000 * number,
-        )
-        for number, (left_out, wording) in enumerate(zip(left_outs, cycle(annotate.wordings), strict=False))
-    ]
+    of_shots = []
+    for number, (left_out, wording) in enumerate(zip(left_outs, cycle(annotate.wordings), strict=False)):
+        own, seed = [shot for i, shot in enumerate(writer.shots) if i not in left_out], writer.seed + 1000 * number
+        if shows_shots(settings, wording, len(task.labels)):
+            examples, brief = sequence_examples(task, own, writer.form, settings.train, model.path, seed)
+            of_shots.append(msgspec.structs.replace(as_job(examples, seed=seed), settings=brief))
+        else:
+            of_shots.append(as_job(classification_examples(task, own, writer.worded[wording]), seed=seed))
     if not annotate.folds:
         return of_shots
     brief = msgspec.structs.replace(settings.train, num_epochs=annotate.fold_epochs)
@@ -83,7 +82,7 @@ def calibration_cell(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell
     if method.synthetic and settings.learns_soft:
         return None
     changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": NUM_CALIBRATORS, "folds": 0}
-    changes |= {"in_context": 0, "num_encoders": 0}
+    changes |= {"in_context": 0, "num_encoders": 0, "show_shots": "never"}
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
     calibrators = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
     return calibrators if any(shots_left_out(calibrators, NUM_CALIBRATORS)) else None
@@ -151,6 +150,13 @@ def committee(
     annotators = [
         msgspec.structs.replace(annotator(adapter, wording), left_out=left_out)
         for adapter, left_out, wording in of_shots
+    ]
+    orders = shot_orders(len(writer.shots), len(annotators), writer.seed)
+    annotators = [
+        msgspec.structs.replace(member, filler=None, shown=tuple(i for i in order if i not in member.left_out))
+        if shows_shots(writer.settings, member.wording, len({shot.label for shot in writer.shots}))
+        else member
+        for member, order in zip(annotators, orders, strict=True)
     ]
     if annotate.annotator == "adapters":
         annotators += [

@@ -43,7 +43,7 @@ def answers_hash(teacher: Teacher) -> str:
     others: dict[str, Any] = {name: value for name, value in values.items() if value != usual[name]}
     if teacher.calibration != NONE:
         others["calibration"] = teacher.calibration
-    if not hashed or any(annotator.kind == "in context" for annotator in teacher.annotators):
+    if not hashed or any(annotator.shown for annotator in teacher.annotators):
         others |= _read_in_context(teacher)
     return hashlib.sha256(msgspec.json.encode([hashed, others] if others else hashed)).hexdigest()[:12]
 

@@ -167,9 +167,7 @@ class Experiment:
         """Return the trainings of the committee, those on shots first; none until the pool, if any, is drawn."""
         if writer.settings.annotate.has_pool and not writer.folder.has(POOL_FILE):
             return []
-        return self._once(
-            ("annotators", *writer.key), lambda: trainings.annotator_jobs(self.task, self.model.revision, writer)
-        )
+        return self._once(("annotators", *writer.key), lambda: trainings.annotator_jobs(self.task, self.model, writer))
 
     def annotator_results(self, writer: MethodCell) -> list[TrainingResult]:
         """Return the finished trainings of the adapters that annotate for this method."""

@@ -161,7 +161,7 @@ class _Remaining:
             return []
         settings = msgspec.structs.replace(writer.settings, annotate=msgspec.structs.replace(annotate, folds=0))
         of_shots = msgspec.structs.replace(writer, settings=settings)
-        return annotator_jobs(self._experiment.task, self._experiment.model.revision, of_shots)
+        return annotator_jobs(self._experiment.task, self._experiment.model, of_shots)
 
     def _fold_trainings(self, writer: MethodCell) -> StageWork:
         """Estimate the trainings on the folds of a pool that is not drawn yet."""

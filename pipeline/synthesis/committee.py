@@ -44,7 +44,7 @@ class Annotator(msgspec.Struct, frozen=True, kw_only=True):
 
     adapter: Adapter | None
     encoder: EncoderFiles | None = None
-    shown: tuple[int, ...] = ()  # base model in context: indices of the shots in its prompt, in their order
+    shown: tuple[int, ...] = ()  # indices of the shots in its prompt, in their order
     left_out: tuple[int, ...] = ()  # adapter or encoder: indices of the shots that it was not trained on
     wording: Wording = "task"  # of the prompts that it was trained on
     chat: ChatTurns | None = None  # of the same prompts
@@ -117,7 +117,7 @@ class Committee:
         self._kinds: dict[str, list[Annotator]] = {}
         for annotator in annotators:
             if annotator.fold is None:
-                fitted = self._fitted(annotator) if annotator.kind == "in context" else annotator
+                fitted = self._fitted(annotator) if annotator.shown else annotator
                 self._kinds.setdefault(annotator.kind, []).append(fitted)
         self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Annotator, Calibration] = {}
@@ -127,7 +127,7 @@ class Committee:
         self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
 
     def _fitted(self, annotator: Annotator) -> Annotator:
-        """Return an in-context annotator with only those of its shots that fit into the prompt."""
+        """Return an annotator with only those of its shots that fit into the prompt."""
         form = msgspec.structs.replace(self._form, wording=annotator.wording, chat=annotator.chat)
         shots = [self._shots[index] for index in annotator.shown]
         fitting = set(shots_that_fit(self._engine, self._task, shots, form, [self._longest]))
@@ -281,7 +281,7 @@ class Committee:
             return self._encoded(annotator.encoder, texts)
         form = annotator.form(self._form)
         shots = [self._shots[index] for index in annotator.shown]
-        if self._aligns and not annotator.adapter:
+        if self._aligns and (shots or not annotator.adapter):
             form = aligned(form, self._task, self._engine.settings, shots, self._longest)
         return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
 

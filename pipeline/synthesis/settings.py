@@ -116,6 +116,9 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # some shots out. equal: the same for all kinds, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "held_out"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
+    # Whether the prompts of these adapters show the shots, in training and in annotation (docs/design.md). auto: with
+    # fewer than 16 classes. Wordings other than "task" have no place for shots.
+    show_shots: Literal["auto", "always", "never"] = "auto"
     # first: the average of adapters with one wording annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
     average: Literal["auto", "first", "never"] = "auto"

@@ -11,6 +11,13 @@ PROBE_TEXTS = 10  # examples for which the finished adapter's predictions are re
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 
 
+class ShownLabel(msgspec.Struct, frozen=True, kw_only=True):
+    """A label that a prompt shows, and that is learnt too, from what is before it."""
+
+    start: int  # characters of the prompt before it
+    target: int  # index into the label words
+
+
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt with its target: a label, label probabilities, or a written continuation."""
 
@@ -20,6 +27,8 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     # Probability of each label, [num_labels], summing to one; unset: the label is ``target``.
     soft: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
     written: str | msgspec.UnsetType = msgspec.UNSET  # in place of a label: the continuation to be learnt
+    # Labels in the prompt, in their order, learnt with the same weight as ``target``; unset: it alone is learnt.
+    shown: tuple[ShownLabel, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The loss of a batch, its gradients, and the label probabilities, computed in packed rows."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from fourshot.training.lora.memory import is_out_of_memory, release_gradients, r
 from fourshot.training.lora.output_layer import OutputLayer
 from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, BatchShare
+from fourshot.training.lora.shown import shown_labels
 from fourshot.training.lora.written import encode_written
 
 if TYPE_CHECKING:
@@ -59,11 +61,14 @@ class LabelLoss:
         )
         # The last token of an answer is only predicted, so it is not part of the input.
         sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-        shared = 0 if whole_text else shared_prefix_length(prompts)
+        shown = [[] if whole_text else shown_labels(tokenizer, *pair) for pair in zip(examples, prompts, strict=True)]
+        first_label = min((labels[0][0] for labels in shown if labels), default=None)
+        shared = 0 if whole_text else min(shared_prefix_length(prompts), first_label or len(prompts[0]))
         self._prefix = sequences[0][:shared]
         self._tails = [sequence[shared:] for sequence in sequences]
         self._answers = answers
         self._prompts = [prompt[shared:] for prompt in prompts]
+        self._shown = [[(position - shared, target) for position, target in labels] for labels in shown]
         self._labels = tokens.ids if tokens else ()
         self.frozen_states = _frozen_states(decoder, self._prefix, self._tails, self.device, model.config.hidden_size)
         self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
@@ -76,6 +81,7 @@ class LabelLoss:
         )
         self._targets = [example.target for example in examples]
         self._spread = _spread_targets(examples, tokens, smoothing, whole_text) if tokens else None
+        self._hard = _smoothed(torch.eye(len(self._labels)), smoothing)
 
     def backward(
         self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: BatchShare = ALL
@@ -123,7 +129,9 @@ class LabelLoss:
             states = known.of_row(chosen, row.input_ids.shape[1], self.most_tokens) if known else None
             logits = self._logits(self._hidden(row, positions, states))
             if self._spread is not None:
-                targets = self._spread[chosen].to(self.device)
+                shown = [self._hard[[target for _, target in self._shown[index]]] for index in chosen]
+                pairs = zip(shown, self._spread[chosen], strict=True)
+                targets = torch.cat([rows for before, last in pairs for rows in (before, last[None])]).to(self.device)
             losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
             loss = (losses * weights).sum() / total_weight
             scaler.scale(loss).backward()
@@ -191,16 +199,21 @@ class LabelLoss:
         label_weights: list[float] = []
         for index, start in zip(chosen, starts, strict=True):
             tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
-            last = start + len(tail) - len(answer)  # the prompt's last token, which predicts the label's first
+            last = len(tail) - len(answer)  # the prompt's last token, which predicts the label's first
+            aimed: list[tuple[int, int]] = []  # token of the tail, and what it predicts
             if self._whole_text:
-                aimed_positions, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
+                aimed = list(enumerate([*tail[1:], answer[-1]]))
+            elif self._choices is not None:
+                aimed = [*self._shown[index], (last, self._targets[index])]
             else:
-                aimed_positions = range(last, last + len(answer))
-                aimed = [self._targets[index]] if self._choices is not None else list(answer)
-            positions.extend(aimed_positions)
-            targets.extend(aimed)
+                of_shown = [(position, self._labels[target]) for position, target in self._shown[index]]
+                for position, label in [*of_shown, (last, answer)]:
+                    aimed += zip(count(position), label)
+            is_label = [not self._whole_text or position >= last for position, _ in aimed]
+            positions.extend(start + position for position, _ in aimed)
+            targets.extend(target for _, target in aimed)
             weights.extend([weight / len(aimed)] * len(aimed))
-            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in aimed_positions)
+            label_weights.extend(weight / sum(is_label) if labelled else 0.0 for labelled in is_label)
         return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
 
 
@@ -228,11 +241,15 @@ def _spread_targets(
             f"distinguishes; got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. "
             "Set train.loss to 'label' and verbalizer to 'token'."
         )
-    num_labels = len(tokens.ids)
-    rows = torch.zeros(len(examples), num_labels)
+    rows = torch.zeros(len(examples), len(tokens.ids))
     for row, example in zip(rows, examples, strict=True):
         if example.soft is UNSET:
             row[example.target] = 1.0
         else:
             row[:] = torch.tensor(example.soft)
-    return rows * (1 - smoothing) + smoothing / num_labels
+    return _smoothed(rows, smoothing)
+
+
+def _smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return target probabilities [N, num_labels] of which the share ``smoothing`` is spread over all labels."""
+    return targets * (1 - smoothing) + smoothing / max(1, targets.shape[1])

@@ -1,0 +1,102 @@
+"""Training examples of annotators whose prompts show the shots: sequences of shots, of which every label is learnt.
+
+A prompt with shots repeats what is to be learnt. An adapter that is trained to use it needs to change the base model
+less than one that must store the shots in its weights. In a sequence, each label is predicted from the shots before it,
+so one prompt teaches as many labels as it shows.
+
+Sources: Chen et al. 2022, "Meta-learning via Language Model In-context Tuning", and Min et al. 2022, "MetaICL: Learning
+to Learn In Context" (a model is trained to predict labels from examples in its prompt; there on other tasks).
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import accumulate
+
+import msgspec
+
+from fourshot.engine.context import within_context
+from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt, label_starts
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.token_counter import token_counter
+from fourshot.training.lora.examples import ShownLabel, TrainingExample
+from fourshot.training.lora.settings import LoraSettings
+
+FEW_CLASSES = 16  # from so many, adapters see no shots by default: most prompts would have no room for all
+TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
+SEQUENCES_PER_STEP = 2
+
+
+def shows_shots(settings: RunSettings, wording: Wording, num_labels: int) -> bool:
+    """Return whether the adapters with this wording see shots in their prompts (``annotate.show_shots``)."""
+    show = settings.annotate.show_shots
+    can_show = wording == "task" and settings.train.loss == "label"
+    return can_show and (show == "always" or (show == "auto" and num_labels < FEW_CLASSES))
+
+
+def sequence_examples(
+    task: Task, shots: Sequence[Example], form: PromptFormat, settings: LoraSettings, model_path: str, seed: int
+) -> tuple[tuple[TrainingExample, ...], LoraSettings]:
+    """Return sequences of ``shots``, and the settings of a training that sees each of them once.
+
+    ``form``: of the prompts. They have no filler, because that depends on the shots shown. A sequence ends before the
+    engine's context does.
+    """
+    form = msgspec.structs.replace(form, filler=None)
+    steps = TIMES_AS_MANY_STEPS * settings.planned_steps(len(shots), len(task.labels))
+    draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
+    tokens = {shot: _tokens(task, shot, form, model_path) for shot in shots}
+    examples = []
+    for _ in range(steps * SEQUENCES_PER_STEP):
+        sequence = drawn_sequence(shots, draw)
+        fitting = sum(1 for total in accumulate(tokens[shot] for shot in sequence) if total <= room)
+        examples.append(_example(task, sequence[: max(1, fitting)], form))
+    once = {"batch_size": SEQUENCES_PER_STEP, "num_epochs": 1.0, "min_steps": 1, "max_steps": 0}
+    return tuple(examples), msgspec.structs.replace(settings, **once)
+
+
+def drawn_sequence(shots: Sequence[Example], draw: random.Random) -> list[Example]:
+    """Return a random sequence of distinct ``shots`` in which no label can be guessed from those before it.
+
+    The class of each shot is drawn anew. The sequence ends when the class that is drawn has no more shots. In a random
+    order of all shots, the last label would be that of which one is missing.
+    """
+    remaining = {label: draw.sample(of_label, len(of_label)) for label, of_label in _by_label(shots).items()}
+    sequence = list[Example]()
+    while of_label := remaining[draw.choice(list(remaining))]:
+        sequence.append(of_label.pop())
+    return sequence
+
+
+def _by_label(shots: Sequence[Example]) -> dict[str, list[Example]]:
+    by_label: dict[str, list[Example]] = {}
+    for shot in shots:
+        by_label.setdefault(shot.label, []).append(shot)
+    return by_label
+
+
+def _room(task: Task, form: PromptFormat, model_path: str) -> int:
+    """Return how many tokens of a prompt are left for shots."""
+    context = within_context(EngineSettings(model=model_path)).max_model_len
+    return context - token_counter(model_path)(classification_prompt(task, "", form)) - ANSWER_TOKENS
+
+
+def _tokens(task: Task, shot: Example, form: PromptFormat, model_path: str) -> int:
+    """Return how many tokens a prompt is longer with ``shot``, rounded up."""
+    count = token_counter(model_path)
+    alone = classification_prompt(task, "", form)
+    return count(classification_prompt(task, "", form, [shot])) - count(alone) + 1
+
+
+def _example(task: Task, sequence: Sequence[Example], form: PromptFormat) -> TrainingExample:
+    *before, last = sequence
+    names, starts = task.label_names, label_starts(task, before, form)
+    return TrainingExample(
+        prompt=classification_prompt(task, last.text, form, before),
+        target=names.index(last.label),
+        shown=tuple(
+            ShownLabel(start=start, target=names.index(shot.label)) for start, shot in zip(starts, before, strict=True)
+        ),
+    )
