@@ -26,6 +26,7 @@ LOCK_FILE = ".lock"
 BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # files that exist before any result
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names in a run's or comparison's folder begin
 UNALIGNED = "the folder was begun without filler before prompts (align), and continues without it"
+UNSHOWN = "the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
 REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 
@@ -35,11 +36,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     align: bool = False
     filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
+    show_shots: str = "never"  # `AnnotateSettings.show_shots`; earlier versions did not show annotators any
 
     @classmethod
-    def now(cls, align: bool) -> "Layout":
+    def now(cls, align: bool, show_shots: str = "auto") -> "Layout":
         """Return the layout of a folder that this version begins."""
-        return cls(align=align, filler=FILLER_KIND if align else "")
+        return cls(align=align, filler=FILLER_KIND if align else "", show_shots=show_shots)
 
 
 class _BegunWith(msgspec.Struct):
@@ -176,7 +178,9 @@ class WorkFolder:
                 entry.unlink()
 
     def layout(self, layout: Layout) -> Layout:
-        """Return the folder's layout; ``layout`` for a new one. A folder that was begun without filler stays without.
+        """Return the folder's layout; ``layout`` for a new one.
+
+        A folder that was begun without filler stays without, and so does one whose annotators were shown no shots.
 
         Raises RunFolderError where it was begun with filler, and ``layout`` has none or this version has another kind.
         """
@@ -193,11 +197,13 @@ class WorkFolder:
                 f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
                 "support. Give another folder (--out), or continue with the version that began it."
             )
-        if stored_layout != layout:
-            raise RunFolderError(
-                f"{self.path} was begun with align = {stored_layout.align}, but this call sets {layout.align}. Set "
-                "it as it was (--set align=...), or give another folder (--out)."
-            )
+        for name, setting in {"align": "align", "show_shots": "annotate.show_shots"}.items():
+            then, now = getattr(stored_layout, name), getattr(layout, name)
+            if then != now and (then, now) not in ((False, True), ("never", "auto")):
+                raise RunFolderError(
+                    f"{self.path} was begun with {setting} = {then}, but this call sets {now}. Set it as it was (--set "
+                    f"{setting}=...), or give another folder (--out)."
+                )
         return stored_layout
 
     def _was_aligned(self) -> bool:
@@ -208,11 +214,11 @@ class WorkFolder:
             return False  # the manifests of a comparison are in subfolders
 
     def keep_layout(self, layout: Layout) -> None:
-        """Write the layout if it has filler. To be called before the manifest is written, which begins the work."""
-        if layout.align:
+        """Write the layout, unless it is that of the first version. To be called before the manifest is written."""
+        if layout != Layout():
             self.write(LAYOUT_FILE, layout)
         else:
-            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # left by a start with filler that was killed at once
+            (self.path / LAYOUT_FILE).unlink(missing_ok=True)  # left by another start that was killed at once
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()

@@ -59,6 +59,7 @@ class ExperimentManifest(Manifest, frozen=True, kw_only=True):
         fields["settings"].pop("allow_short")
         fields["settings"].pop("calibrate")  # calibration follows after all trainings
         fields["settings"].pop("align")  # recorded in `LAYOUT_FILE`; manifests of earlier versions do not have it
+        fields["settings"]["annotate"].pop("show_shots")  # the same
         return fields
 
 

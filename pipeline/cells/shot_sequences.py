@@ -17,23 +17,14 @@ import msgspec
 from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt, label_starts
-from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, label_starts
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.examples import ShownLabel, TrainingExample
 from fourshot.training.lora.settings import LoraSettings
 
-FEW_CLASSES = 16  # from so many, adapters see no shots by default: most prompts would have no room for all
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
 SEQUENCES_PER_STEP = 2
-
-
-def shows_shots(settings: RunSettings, wording: Wording, num_labels: int) -> bool:
-    """Return whether the adapters with this wording see shots in their prompts (``annotate.show_shots``)."""
-    show = settings.annotate.show_shots
-    can_show = wording == "task" and settings.train.loss == "label"
-    return can_show and (show == "always" or (show == "auto" and num_labels < FEW_CLASSES))
 
 
 def sequence_examples(
@@ -60,13 +51,13 @@ def sequence_examples(
 def drawn_sequence(shots: Sequence[Example], draw: random.Random) -> list[Example]:
     """Return a random sequence of distinct ``shots`` in which no label can be guessed from those before it.
 
-    The class of each shot is drawn anew. The sequence ends when the class that is drawn has no more shots. In a random
-    order of all shots, the last label would be that of which one is missing.
+    The class of each shot is drawn anew, and the sequence ends with the last shot of a class. In a random order of all
+    shots, the last label would be the one of which a shot is missing.
     """
     remaining = {label: draw.sample(of_label, len(of_label)) for label, of_label in _by_label(shots).items()}
     sequence = list[Example]()
-    while of_label := remaining[draw.choice(list(remaining))]:
-        sequence.append(of_label.pop())
+    while all(remaining.values()):
+        sequence.append(remaining[draw.choice(list(remaining))].pop())
     return sequence
 
 

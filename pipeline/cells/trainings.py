@@ -12,7 +12,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.shot_sequences import sequence_examples, shows_shots
+from fourshot.pipeline.cells.shot_sequences import sequence_examples
 from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
@@ -30,7 +30,6 @@ from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student
 
-NUM_CALIBRATORS = 4  # adapters that calibrate a classifier
 AVERAGED_CLASSES = 16  # from so many, averages annotate first by default: annotation takes most of such a run
 
 
@@ -45,7 +44,7 @@ def annotator_jobs(task: Task, model: ResolvedModel, writer: MethodCell) -> list
     of_shots = []
     for number, (left_out, wording) in enumerate(zip(left_outs, cycle(annotate.wordings), strict=False)):
         own, seed = [shot for i, shot in enumerate(writer.shots) if i not in left_out], writer.seed + 1000 * number
-        if shows_shots(settings, wording, len(task.labels)):
+        if settings.shows_shots(wording, [shot.label for shot in own]):
             examples, brief = sequence_examples(task, own, writer.form, settings.train, model.path, seed)
             of_shots.append(msgspec.structs.replace(as_job(examples, seed=seed), settings=brief))
         else:
@@ -68,24 +67,6 @@ def annotator_jobs(task: Task, model: ResolvedModel, writer: MethodCell) -> list
         job = as_job(shots + classification_examples(task, believed, form))
         of_folds.append(msgspec.structs.replace(job, settings=brief))
     return of_shots + of_folds
-
-
-def calibration_cell(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
-    """Return a cell whose annotators calibrate a method's classifier: adapters, each trained without part of ``shots``.
-
-    None if there are no such adapters: calibration is off, or the method is not trained. Nor are there any for a
-    classifier that learns probabilities, complete texts or more real texts, or if no shot can be left out.
-    """
-    settings, method = cell.settings, cell.method
-    if not settings.calibrate or not method.trained or method.real_per_class or settings.train.loss == "text":
-        return None
-    if method.synthetic and settings.learns_soft:
-        return None
-    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": NUM_CALIBRATORS, "folds": 0}
-    changes |= {"in_context": 0, "num_encoders": 0, "show_shots": "never"}
-    settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
-    calibrators = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
-    return calibrators if any(shots_left_out(calibrators, NUM_CALIBRATORS)) else None
 
 
 def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
@@ -147,17 +128,12 @@ def committee(
 
     left_outs = shots_left_out(writer, annotate.num_adapters)
     of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), strict=False)
-    annotators = [
-        msgspec.structs.replace(annotator(adapter, wording), left_out=left_out)
-        for adapter, left_out, wording in of_shots
-    ]
-    orders = shot_orders(len(writer.shots), len(annotators), writer.seed)
-    annotators = [
-        msgspec.structs.replace(member, filler=None, shown=tuple(i for i in order if i not in member.left_out))
-        if shows_shots(writer.settings, member.wording, len({shot.label for shot in writer.shots}))
-        else member
-        for member, order in zip(annotators, orders, strict=True)
-    ]
+    annotators, orders = list[Annotator](), shot_orders(len(writer.shots), annotate.num_adapters, writer.seed)
+    for (adapter, left_out, wording), order in zip(of_shots, orders, strict=False):
+        member, own = annotator(adapter, wording), tuple(index for index in order if index not in left_out)
+        if writer.settings.shows_shots(wording, [writer.shots[index].label for index in own]):
+            member = msgspec.structs.replace(member, shown=own, filler=None)
+        annotators.append(msgspec.structs.replace(member, left_out=left_out))
     if annotate.annotator == "adapters":
         annotators += [
             Annotator(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)

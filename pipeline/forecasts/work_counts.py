@@ -23,6 +23,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
+from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.settings import LoraSettings
 
 MOST_COUNTED = 100  # of twice as many shots or more, about this many are counted, spread over all
@@ -82,7 +83,8 @@ class TokenCounts:
             base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
             total += self.classification(texts, base, shots=shots) * in_context
         for form in forms if by_adapters else ():
-            total += self.classification(texts, form, adapter=True)
+            shows = self.settings.shows_shots(form.wording, [shot.label for shot in shots])
+            total += self.classification(texts, form, adapter=True, shots=shots if shows else ())
         return total
 
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
@@ -133,6 +135,13 @@ class TokenCounts:
         shared, total = self._prompt(form)
         tokens = shared + min(settings.batch_size, examples) * (total - shared + 1)
         return StageWork(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
+
+    def sequences(self, job: TrainingJob) -> StageWork:
+        """Return the work of training one adapter on sequences of shots."""
+        sample = job.examples[:: max(1, len(job.examples) // MOST_COUNTED)]
+        tokens = fmean(self.tokens(example.prompt) for example in sample) * len(job.examples)
+        steps = job.settings.planned_steps(len(job.examples))
+        return StageWork(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=tokens)
 
     def _prompt(self, form: PromptFormat, shots: Sequence[Example] = ()) -> tuple[int, float]:
         """Return how many tokens all prompts of a kind share at their beginning, and the mean of a complete prompt."""

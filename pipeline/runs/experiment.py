@@ -14,6 +14,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.machine.links import check_link
 from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.calibrating import CalibrationItem, calibration_of
+from fourshot.pipeline.cells.calibrators import annotators_calibrate, calibration_cell
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.first_classifier import FirstClassifier
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
@@ -26,7 +27,7 @@ from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.work_folder import Layout, WorkFolder
+from fourshot.pipeline.work_folder import UNALIGNED, UNSHOWN, Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.targets import check_trainable
@@ -71,9 +72,12 @@ class Experiment:
         """
         self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
-        self._layout = WorkFolder(root).layout(Layout.now(settings.align))
-        self.keeps_layout = self._layout.align != settings.align  # the folder was begun without filler
-        self.settings = msgspec.structs.replace(settings, align=self._layout.align)
+        shows = settings.annotate.show_shots
+        self._layout = WorkFolder(root).layout(Layout.now(settings.align, shows))
+        kept = {UNALIGNED: self._layout.align != settings.align, UNSHOWN: self._layout.show_shots != shows}
+        self.kept_layout = [line for line in kept if kept[line]]  # what an earlier call decided
+        annotate = msgspec.structs.replace(settings.annotate, show_shots=self._layout.show_shots)
+        self.settings = msgspec.structs.replace(settings, align=self._layout.align, annotate=annotate)
         self.store = store or root / "adapters"
         check_link(self.store)
         self.encoder_store = self.store.with_name("encoders")
@@ -190,12 +194,12 @@ class Experiment:
 
     def calibrator_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
-        calibrators = trainings.calibration_cell(cell, self.training_texts(cell).shots)
+        calibrators = calibration_cell(cell, self.training_texts(cell).shots)
         return self.annotator_jobs(calibrators) if calibrators else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """Return how to calibrate a method's finished classifier; None if not at all, or a training is unfinished."""
-        trained, calibrators = self.result(cell), trainings.calibration_cell(cell, self.training_texts(cell).shots)
+        trained, calibrators = self.result(cell), calibration_cell(cell, self.training_texts(cell).shots)
         if not trained or not cell.settings.calibrate:
             return None
         if calibrators and len(self.annotator_results(calibrators)) < len(self.annotator_jobs(calibrators)):
@@ -205,10 +209,10 @@ class Experiment:
     def _calibration(
         self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None
     ) -> CalibrationItem | None:
-        is_soft = bool(cell.method.synthetic and cell.settings.learns_soft)
-        pairs = self.training_texts(cell).unseen if calibrators or is_soft else []
+        is_compared = annotators_calibrate(cell)
+        pairs = self.training_texts(cell).unseen if calibrators or is_compared else []
         shots, annotators = (calibrators.shots, self.annotators(calibrators)) if calibrators else ((), ())
-        is_compared = is_soft or cell.settings.annotate.annotator == "adapters"
+        is_compared |= cell.settings.annotate.annotator == "adapters"
         return calibration_of(trained.adapter, self.task, cell.form, shots, annotators, pairs, compared=is_compared)
 
     def job(self, cell: MethodCell) -> TrainingJob:

@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
@@ -175,11 +176,14 @@ class _Remaining:
 
     def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[StageWork]:
         """Return the work of those ``jobs`` that are not finished; each is given, by key, with its cell."""
-        return [
-            _at("train the annotators", self._counts[cell.key].training(len(job.examples), job.settings, cell.form))
-            for job, cell in jobs.values()
-            if finished(self._experiment.store, job) is None
-        ]
+        work = []
+        for job, cell in jobs.values():
+            counts = self._counts[cell.key]
+            if finished(self._experiment.store, job) is None:
+                shown = job.examples[0].shown is not UNSET
+                part = counts.sequences(job) if shown else counts.training(len(job.examples), job.settings, cell.form)
+                work.append(_at("train the annotators", part))
+        return work
 
     def _texts(self, writer: MethodCell) -> list[StageWork]:
         """Return the work of annotating the user's own texts and the pool, and of generating what the pool lacks."""

@@ -19,7 +19,6 @@ from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, StagePlan, phases_until
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.work_folder import UNALIGNED
 from fourshot.training.jobs.cluster import cluster, nodes
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
 from fourshot.training.jobs.machines import check_machines, machine_setup
@@ -44,8 +43,8 @@ class StageDriver:
     def add(self, name: str, experiment: Experiment) -> None:
         """Claim the experiment's folders. Raises RunFolderError where one belongs to another configuration."""
         experiment.claim()
-        if experiment.keeps_layout:
-            self._on_event(Event(stage="shots", message=f"{name}: {UNALIGNED}"))
+        for line in experiment.kept_layout:
+            self._on_event(Event(stage="shots", message=f"{name}: {line}"))
         self.experiments[name] = experiment
 
     def run(self, until: StageName = "evaluate") -> None:

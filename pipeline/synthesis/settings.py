@@ -6,6 +6,8 @@ Importing this module loads neither torch nor vllm.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +25,7 @@ POOL_TIMES = 3  # texts of a pool for each text to keep, but at least
 POOL_TEXTS = 400  # over all classes, enough to train adapters on
 SOFT_TIMES = 2  # factor of the texts to keep if probabilities are learnt, and
 SOFT_DRAWS = 1.75  # of the candidates per round
+FEW_CLASSES = 16  # from so many, adapters see no shots by default: few prompts would have room for all
 # Annotators of texts that are learnt with probabilities.
 COMMITTEE: dict[str, Any] = {
     "annotator": "adapters",
@@ -117,7 +120,7 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     weights: Literal["equal", "held_out"] = "held_out"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
     # Whether the prompts of these adapters show the shots, in training and in annotation (docs/design.md). auto: with
-    # fewer than 16 classes. Wordings other than "task" have no place for shots.
+    # fewer than 16 classes. None are shown where an adapter has one shot of a class, or with another wording than task.
     show_shots: Literal["auto", "always", "never"] = "auto"
     # first: the average of adapters with one wording annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
@@ -244,6 +247,12 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def aligns(self) -> bool:
         """Whether prompts have filler in front. With a loss on the complete text, the model would learn to write it."""
         return self.align and self.train.loss == "label"
+
+    def shows_shots(self, wording: Wording, labels: Sequence[str]) -> bool:
+        """Return whether an annotator sees shots in its prompt: an adapter trained on shots with these ``labels``."""
+        show, counts = self.annotate.show_shots, Counter(labels)
+        can_show = wording == "task" and self.train.loss == "label" and min(counts.values(), default=0) > 1
+        return can_show and (show == "always" or (show == "auto" and len(counts) < FEW_CLASSES))
 
     @property
     def classifier_training(self) -> LoraSettings:

@@ -193,7 +193,9 @@ def _check(examples: Sequence[TrainingExample], held_out: Sequence[TrainingExamp
             )
         check_written(examples)
         return
-    wrong = [example.target for example in (*examples, *held_out) if not 0 <= example.target < len(labels)]
+    shown = [label.target for example in examples if example.shown is not UNSET for label in example.shown]
+    targets = [*(example.target for example in (*examples, *held_out)), *shown]
+    wrong = [target for target in targets if not 0 <= target < len(labels)]
     if wrong:
         raise InputError(
             f"Targets must be indices of the {len(labels)} labels, 0 to {len(labels) - 1}; got {wrong[:5]}."

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.calibrating import unseen_texts
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
@@ -29,6 +30,7 @@ from fourshot.training.lora.settings import LoraSettings, rate_by_size
 
 TASK = load_task("support_tickets")
 NAMES = TASK.label_names
+MODEL = ResolvedModel(path="nowhere", name="a/model", revision="abc")
 SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in range(4) for name in NAMES)
 
 
@@ -140,11 +142,13 @@ def test_where_labels_must_agree_the_intended_one_is_learnt_for_certain() -> Non
 def test_every_shot_is_left_out_by_an_adapter_and_every_adapter_knows_every_class() -> None:
     left_out = shots_left_out(cell(), 4)
     assert sorted(index for part in left_out for index in part) == list(range(len(SHOTS)))
-    jobs = annotator_jobs(TASK, MODEL, cell())
+    jobs = annotator_jobs(TASK, MODEL, cell(show_shots="never"))
     assert [len(job.examples) for job in jobs] == [len(SHOTS) - len(part) for part in left_out]
     assert all({example.target for example in job.examples} == set(range(len(NAMES))) for job in jobs)
     assert shots_left_out(cell(weights="equal"), 4) == [()] * 4
-    assert {len(job.examples) for job in annotator_jobs(TASK, MODEL, cell(weights="equal"))} == {len(SHOTS)}
+    assert {len(job.examples) for job in annotator_jobs(TASK, MODEL, cell(weights="equal", show_shots="never"))} == {
+        len(SHOTS)
+    }
 
 
 def test_prompts_in_context_show_all_shots_in_orders_of_their_own() -> None:

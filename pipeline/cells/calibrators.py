@@ -1,0 +1,37 @@
+"""Which adapters calibrate a classifier: `calibrating` describes how."""
+
+import msgspec
+
+from fourshot.pipeline.cells.cell import MethodCell
+from fourshot.pipeline.cells.trainings import shots_left_out
+from fourshot.pipeline.task import Example
+
+NUM_CALIBRATORS = 4
+
+
+def calibration_cell(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
+    """Return a cell whose annotators calibrate a method's classifier: adapters, each trained without part of ``shots``.
+
+    None if there are no such adapters: calibration is off, or the method is not trained. Nor are there any for a
+    classifier that learns probabilities, complete texts or more real texts, or if no shot can be left out. One of
+    synthetic texts has them only if they are its annotators, too: otherwise the annotators' confidence calibrates it.
+    """
+    settings, method = cell.settings, cell.method
+    if not settings.calibrate or not method.trained or method.real_per_class or settings.train.loss == "text":
+        return None
+    if annotators_calibrate(cell):
+        return None
+    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": NUM_CALIBRATORS, "folds": 0}
+    changes |= {"in_context": 0, "num_encoders": 0, "show_shots": "never"}
+    settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
+    calibrators = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
+    return calibrators if any(shots_left_out(calibrators, NUM_CALIBRATORS)) else None
+
+
+def annotators_calibrate(cell: MethodCell) -> bool:
+    """Return whether the annotators' confidence calibrates a method's classifier, without adapters for it."""
+    settings, annotate = cell.settings, cell.settings.annotate
+    left_out = shots_left_out(cell, annotate.num_adapters)[:1] or [()]
+    labels = [shot.label for index, shot in enumerate(cell.shots) if index not in left_out[0]]
+    shows = settings.shows_shots(annotate.wordings[0], labels)
+    return cell.method.synthetic and (settings.learns_soft or (annotate.annotator == "adapters" and shows))

@@ -1,0 +1,102 @@
+"""Sequences of shots, on which annotators whose prompts show shots are trained."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.chat import ChatTurns
+from fourshot.engine.checkpoints.models import ResolvedModel
+from fourshot.engine.core import Adapter
+from fourshot.pipeline.cells import shot_sequences
+from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
+from fourshot.pipeline.cells.shot_sequences import SEQUENCES_PER_STEP, drawn_sequence, sequence_examples
+from fourshot.pipeline.cells.trainings import annotator_jobs, committee
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import FEW_CLASSES, RunSettings
+from fourshot.pipeline.task import Example
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.lora.settings import PRESETS, LoraSettings
+
+TASK = load_task("support_tickets")
+NAMES = TASK.label_names
+SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in range(4) for name in NAMES)
+TURNS = ChatTurns(begin="<u>", answer="</u><a>", next="</a><u>", open="</u><a>", template_hash="x")
+
+
+def cell(**annotate: object) -> MethodCell:
+    settings = RunSettings()
+    settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **annotate))
+    (only,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
+    return only
+
+
+def test_no_label_can_be_guessed_from_those_before_it() -> None:
+    draw, shots = random.Random(0), [Example(text=f"{label}{n}", label=label) for label in "ab" for n in range(3)]
+    sequences = [drawn_sequence(shots, draw) for _ in range(4000)]
+    assert all(len(set(sequence)) == len(sequence) for sequence in sequences), "no shot twice"
+    for number in (1, 2, 3):  # in a random order of all shots, 0.4 of the labels and fewer would be like those before
+        labels = [[shot.label for shot in sequence[: number + 1]] for sequence in sequences if len(sequence) > number]
+        before = [Counter(label[:-1]).most_common(1)[0][0] == label[-1] for label in labels]
+        assert len(before) > 400 and sum(before) / len(before) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("chat", [None, TURNS])
+def test_each_label_of_a_sequence_is_where_it_says(chat: ChatTurns | None) -> None:
+    settings = LoraSettings()
+    examples, once = sequence_examples(TASK, SHOTS, PromptFormat(chat=chat), settings, "nowhere", seed=3)
+    planned = settings.planned_steps(len(SHOTS), len(NAMES))
+    assert once.planned_steps(len(examples), len(NAMES)) == 2 * planned
+    assert len(examples) == 2 * planned * SEQUENCES_PER_STEP
+    words = TASK.label_words
+    for example in examples:
+        assert example.prompt.endswith("Label:")
+        for label in example.shown:  # type: ignore[union-attr]
+            assert example.prompt[: label.start].endswith("Label:")
+            assert example.prompt[label.start :].startswith(f" {words[label.target]}{chat.next if chat else chr(10)}")
+    assert Counter(target for e in examples for target in [e.target]).keys() == set(range(len(NAMES)))
+    assert len({example.prompt for example in examples}) > len(examples) / 2
+    assert examples == sequence_examples(TASK, SHOTS, PromptFormat(chat=chat), settings, "nowhere", seed=3)[0]
+    assert examples != sequence_examples(TASK, SHOTS, PromptFormat(chat=chat), settings, "nowhere", seed=4)[0]
+
+
+def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def longest(room: int) -> int:
+        monkeypatch.setattr(shot_sequences, "_room", lambda *_: room)
+        examples, _ = sequence_examples(TASK, SHOTS, PromptFormat(), LoraSettings(), "nowhere", seed=0)
+        return max(len(example.shown) for example in examples)  # type: ignore[arg-type]
+
+    assert longest(10_000) > 5
+    assert longest(30) in (1, 2)
+    assert longest(0) == 0, "one text is always learnt"
+
+
+def test_annotators_see_the_shots_they_learnt_and_no_others() -> None:
+    writer = cell()
+    jobs = annotator_jobs(TASK, ResolvedModel(path="nowhere", name="a/model", revision="abc"), writer)
+    assert len({job.key for job in jobs}) == 4
+    adapters = [Adapter(name=f"a{number}", path=f"/a{number}") for number in range(4)]
+    annotators = committee(writer, adapters)
+    assert sorted(i for annotator in annotators for i in annotator.left_out) == list(range(len(SHOTS)))
+    for annotator, job in zip(annotators, jobs, strict=True):
+        assert sorted((*annotator.shown, *annotator.left_out)) == list(range(len(SHOTS)))
+        left_out = [SHOTS[index].text for index in annotator.left_out]
+        assert not any(f"Text: {text}\n" in example.prompt for text in left_out for example in job.examples)
+        assert annotator.kind == "adapters"
+    assert len({tuple(i % 3 for i in annotator.shown) for annotator in annotators}) > 1, "orders of their own"
+
+
+def test_with_many_classes_or_another_prompt_annotators_see_no_shots() -> None:
+    settings, two = RunSettings(), ["a", "a", "b", "b"]
+    many = [str(number // 2) for number in range(2 * FEW_CLASSES)]
+    assert settings.shows_shots("task", two) and settings.shows_shots("task", many[2:])
+    assert not settings.shows_shots("task", many)
+    assert not settings.shows_shots("task", two[1:]), "a sequence would end after one text of this class"
+    assert not settings.shows_shots("bare", two)
+    assert not msgspec.structs.replace(settings, train=PRESETS["paper"]).shows_shots("task", two)
+    always = msgspec.structs.replace(settings.annotate, show_shots="always")
+    assert msgspec.structs.replace(settings, annotate=always).shows_shots("task", many)
+    never = committee(cell(show_shots="never"), [Adapter(name="a", path="/a")])
+    assert never[0].shown == ()
