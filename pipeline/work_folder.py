@@ -189,7 +189,7 @@ class WorkFolder:
         if self.has(LAYOUT_FILE):
             stored_layout = self.read(LAYOUT_FILE, Layout)
         elif self._was_aligned():
-            stored_layout = Layout.now(align=True)
+            stored_layout = Layout.now(align=True, show_shots="never")
         else:
             return Layout()
         if stored_layout.align and stored_layout.filler != FILLER_KIND:

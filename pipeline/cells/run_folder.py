@@ -16,7 +16,7 @@ from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import M, Manifest, WorkFolder
+from fourshot.pipeline.work_folder import UNALIGNED, UNSHOWN, Layout, M, Manifest, WorkFolder
 
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
@@ -74,6 +74,19 @@ class RunManifest(ExperimentManifest, frozen=True, kw_only=True):
         fields = super().identity()
         fields.pop("model_path")
         return fields
+
+
+def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings, list[str]]:
+    """Return the layout of prompts in the folder ``root``, ``settings`` with it, and notes on what differs from them.
+
+    Raises RunFolderError where the folder was begun with another layout, see `WorkFolder.layout`.
+    """
+    shows = settings.annotate.show_shots
+    layout = WorkFolder(root).layout(Layout.now(settings.align, shows))
+    annotate = msgspec.structs.replace(settings.annotate, show_shots=layout.show_shots)
+    notes = {UNALIGNED: layout.align != settings.align, UNSHOWN: layout.show_shots != shows}
+    changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
+    return layout, changed, [note for note, differs in notes.items() if differs]
 
 
 class _Choice(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from fourshot.pipeline.cells.calibrators import annotators_calibrate, calibratio
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.first_classifier import FirstClassifier
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
-from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
+from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest, with_layout
 from fourshot.pipeline.cells.training_texts import TrainingTexts, training_texts_of
 from fourshot.pipeline.provenance import made_by, value_hash
 from fourshot.pipeline.synthesis.committee import Annotator
@@ -27,7 +27,7 @@ from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.work_folder import UNALIGNED, UNSHOWN, Layout, WorkFolder
+from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.targets import check_trainable
@@ -72,12 +72,7 @@ class Experiment:
         """
         self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
-        shows = settings.annotate.show_shots
-        self._layout = WorkFolder(root).layout(Layout.now(settings.align, shows))
-        kept = {UNALIGNED: self._layout.align != settings.align, UNSHOWN: self._layout.show_shots != shows}
-        self.kept_layout = [line for line in kept if kept[line]]  # what an earlier call decided
-        annotate = msgspec.structs.replace(settings.annotate, show_shots=self._layout.show_shots)
-        self.settings = msgspec.structs.replace(settings, align=self._layout.align, annotate=annotate)
+        self._layout, self.settings, self.kept_layout = with_layout(settings, root)
         self.store = store or root / "adapters"
         check_link(self.store)
         self.encoder_store = self.store.with_name("encoders")

@@ -155,6 +155,21 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
     return {stage: round(value, 2) for stage, value in seconds.items() if value}
 
 
+def _annotation_prompt(experiment: Experiment) -> str:
+    """Return the prompt of an annotator that sees shots; "" if none does: then it is that of the classifier."""
+    settings = experiment.settings
+    for writer in experiment.writers[:1]:
+        for annotator in experiment.annotators(writer):
+            if annotator.adapter and annotator.shown:
+                form = annotator.form(
+                    PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
+                )
+                return classification_prompt(
+                    experiment.task, "…", form, [writer.shots[index] for index in annotator.shown]
+                )
+    return ""
+
+
 def _prompts(experiment: Experiment) -> dict[str, str]:
     """Return one prompt of each kind, by purpose. Each wording in use has its own classification prompt."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
@@ -171,6 +186,8 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
         if experiment.settings.aligns:
             in_context = aligned(in_context, task, EngineSettings(model=experiment.model.path), shots)
         asked_with["in context"] = classification_prompt(task, "…", in_context, shots)
+    if annotation := _annotation_prompt(experiment):
+        asked_with["annotation"] = annotation
     return {
         "generation": generation_prompt(task, label, class_shots, max_text_words=words, chat=chat),
         **{

@@ -23,7 +23,7 @@ from tests.pipeline.runs.whole_runs import WholeRuns, card_of, texts_of
 SETTINGS = RunSettings(
     k=2,
     generate=GenerateSettings(per_class=4, draws_per_round=40, max_candidates=80),
-    annotate=AnnotateSettings(num_adapters=1, folds=0, confidence=0.52),
+    annotate=AnnotateSettings(num_adapters=1, folds=0, confidence=0.52, show_shots="never"),
     allow_short=True,
 )
 Row = dict[str, str]

@@ -197,7 +197,7 @@ def test_a_folder_in_which_nothing_was_made_before_bad_input_is_left_as_it_was(t
 
 
 def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
-    aligned, plain = Layout.now(True), Layout.now(False)
+    aligned, plain = Layout.now(True, "never"), Layout.now(False, "never")
     new, old = WorkFolder(tmp_path / "new"), WorkFolder(tmp_path / "old")
     assert new.layout(aligned) == aligned and new.layout(plain) == plain
     new.path.mkdir()
@@ -218,6 +218,7 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     assert new.layout(aligned) == aligned
     with pytest.raises(RunFolderError, match="--out"):
         new.layout(plain)
+    assert new.layout(Layout.now(True)) == aligned, "and it knew no annotators that see shots"
     new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
     for layout in (aligned, plain):
         with pytest.raises(RunFolderError, match=r"earlier version.*--out"):

@@ -37,11 +37,12 @@ def experiment_with_texts(
     verbalizer: Literal["token", "word"] = "token",
     calibrate: bool = False,
     align: bool = False,
+    show_shots: Literal["auto", "never"] = "never",
 ) -> Experiment:
     """Return an experiment with one seed, two kept texts, and a committee trained on the shots only."""
     folder.mkdir()
     task = load_task(write_task(folder))
-    annotate = AnnotateSettings(folds=0)
+    annotate = AnnotateSettings(folds=0, show_shots=show_shots)
     settings = RunSettings(
         wording=wording,
         prompt_style=prompt_style,

@@ -1,0 +1,33 @@
+"""A run whose annotators see the shots in their prompts."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.summary import report_data
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_with_texts, finish
+
+
+def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(tmp_path: Path) -> None:
+    """Other adapters calibrate LoRA on the shots: those that annotate have other prompts."""
+    experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", show_shots="auto", calibrate=True)
+    (writer,) = experiment.writers
+    finish(experiment)
+    examples = [example for job in experiment.annotator_jobs(writer) for example in job.examples]
+    assert all(example.shown is not msgspec.UNSET for example in examples)
+    annotators = experiment.annotators(writer)
+    assert all(len(annotator.shown) + len(annotator.left_out) == len(writer.shots) for annotator in annotators)
+    lora, fourshot = experiment.cell("lora"), experiment.cell("fourshot")
+    assert len(experiment.calibrator_jobs(lora)) == 4 and experiment.calibrator_jobs(fourshot) == []
+    assert not {job.key for job in experiment.calibrator_jobs(lora)} & {
+        job.key for job in experiment.annotator_jobs(writer)
+    }
+    prompt = report_data(experiment, "A run").lineage.prompts["annotation"]
+    assert prompt.count("Label:") == 1 + len(annotators[0].shown)
+    never = msgspec.structs.replace(experiment.settings, annotate=AnnotateSettings(show_shots="never"))
+    with pytest.raises(RunFolderError, match=r"begun with annotate\.show_shots = auto.*--set annotate\.show_shots="):
+        Experiment(experiment.data, MODEL, never, METHODS, experiment.seeds, experiment.root)
