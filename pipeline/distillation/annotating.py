@@ -1,6 +1,6 @@
 """Annotates a table of a user's texts with label, probability, annotator, and agreement of the annotators.
 
-Annotations are stored in parts next to the output table, so a kill loses only the part in progress.
+Annotations are stored in parts next to the output table, so a kill loses only the parts in progress.
 """
 
 import time
