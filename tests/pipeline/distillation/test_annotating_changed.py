@@ -1,6 +1,7 @@
 """A table that is changed while its texts are annotated, or read otherwise when it is continued."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_no_label_gets_to_another_row_of_a_table_that_was_changed_meanwhile(
 ) -> None:
     path, out, read_texts = tmp_path / "notes.csv", tmp_path / "out.csv", list[str]()
     path.write_text(ROWS)
-    change: Callable[[], object] = (lambda: path.write_bytes(content)) if content else path.unlink
+    change: Callable[[], object] = path.unlink if content is None else partial(path.write_bytes, content)
     with pytest.raises(InputError, match=f"{message}.*Restore it, and repeat the command"):
         annotate_table(open_texts(path), out, LABELS, "me", meanwhile(change))
     assert not out.exists()
