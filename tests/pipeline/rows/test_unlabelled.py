@@ -167,7 +167,7 @@ def test_more_than_are_wanted_are_drawn_from_by_the_seed(tmp_path: Path) -> None
 
 
 def test_texts_that_are_not_drawn_and_other_columns_are_not_held_in_memory(tmp_path: Path) -> None:
-    rows = [{"body": f"Mail {number}.", "attachment": "x" * 5_000} for number in range(2_000)]
+    rows = [{"body": f"Mail {number}.", "attachment": "x" * 5_000} for number in range(4_000)]
     file = table(tmp_path, rows)
     del rows
     tracemalloc.start()
