@@ -7,7 +7,7 @@ from typing import Any
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.faults import MOST_NAMED, nearest, shorten
-from fourshot.pipeline.rows.review_table import label_named
+from fourshot.pipeline.rows.review_table import AS_WRITTEN, label_named
 from fourshot.pipeline.tables.files import read_table
 from fourshot.pipeline.tables.types import Table
 
@@ -27,18 +27,18 @@ def annotated_file(table_path: Path, folder: Path) -> Path:
 
 def read_annotated(out: Path, columns: Sequence[str]) -> Table:
     """Read an annotated table, which a person may have edited. Raises InputError if it lacks one of ``columns``."""
-    table = read_table(out)
+    table = read_table(out, AS_WRITTEN)
     if missing := [column for column in columns if column not in table.columns]:
         names = " and ".join(map(repr, missing))
         raise InputError(f"{out} no longer has the column {names}. Restore it, or remove the file to annotate again.")
     return table
 
 
-def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
-    """Return the training target [num_labels] of a row, or None if its label is empty.
+def row_target(row: dict[str, Any], labels: Sequence[str]) -> tuple[tuple[float, ...], bool] | None:
+    """Return the training target [num_labels] of a row, and whether its label is by a person; None if it is empty.
 
     A label that is not the most likely one, or has no probabilities, is by a person. The target is then that label
-    alone. Raises InputError if the label is none of ``labels``.
+    alone. Raises InputError if the label is none of ``labels``, or a probability is not a number.
     """
     cell = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
     label = label_named(cell, labels)
@@ -47,17 +47,11 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
         raise InputError(f"{LABEL} is {cell!r}; {allowed} {nearest(cell, labels)}".rstrip())
     if not label:
         return None
-    if is_own(row, labels):
-        return tuple(float(name == label) for name in labels)
     shares = _teacher_shares(row, labels)
-    return tuple(value / sum(shares) for value in shares)
-
-
-def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
-    """Whether the label of a valid row is by a person: another one is more likely, or probabilities are missing."""
-    label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
-    shares = _teacher_shares(row, labels)
-    return bool(label) and not (shares and shares[labels.index(str(label))] == max(shares))
+    if not shares or shares[labels.index(label)] < max(shares):
+        return tuple(float(name == label) for name in labels), True
+    total = sum(shares)
+    return tuple(value / total for value in shares), False
 
 
 def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
@@ -76,6 +70,8 @@ def _share(column: str, cell: Any) -> float | None:
 
     The sign is only removed: per cent values are normalised later. Raises InputError if the cell is not a number.
     """
+    if isinstance(cell, float):
+        return cell
     text = "" if cell is None else str(cell).strip().removesuffix("%").replace(",", ".")
     try:
         return float(text) if text else None

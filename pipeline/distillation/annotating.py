@@ -1,6 +1,6 @@
 """Annotates a table of a user's texts with label, probability, annotator, and agreement of the annotators.
 
-Annotations are stored in parts next to the output table, so a kill loses only the part in progress.
+Annotations are stored in parts next to the output table, so a kill loses only the parts in progress.
 """
 
 import time
@@ -27,7 +27,7 @@ from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, num_
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.task import Example
-from fourshot.pipeline.work_folder import Manifest, WorkFolder
+from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
 
 SAMPLE = 100  # texts on whose length a forecast is based
 
@@ -38,6 +38,7 @@ class AnnotationManifest(Manifest, frozen=True, kw_only=True):
     table: str  # content hash
     labels: tuple[str, ...]
     by: str
+    encoding: str | None = None  # that was named for the table; None: begun by a version that did not store it
 
 
 class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +82,11 @@ def annotate_table(
     _check_share(abstain_below)
     added = annotation_columns(labels)
     beside = WorkFolder(unfinished_folder(out))
-    manifest = AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by)
+    named = table.settings.encoding
+    manifest = AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by, encoding=named)
     with beside.lock():
+        if (begun := beside.find(MANIFEST_FILE, AnnotationManifest)) and begun.encoding is None:
+            manifest = msgspec.structs.replace(manifest, encoding=None)
         if not may_be_written(out, beside, manifest, sum(1 for _ in table.texts())):
             check_written(out, table.columns, added)
         check_cells(out, table.columns, (row for row, _ in table.rows()), table.column_types)
@@ -108,9 +112,12 @@ class _AnnotatedRows:
         self._agreement, self._num_agreements = 0.0, 0  # sum and number, for texts with several annotators
 
     def of(self, answers: Iterator[Annotation]) -> Iterator[dict[str, Any]]:
-        """Yield the rows with their added columns. ``answers``: one for each row with a text, in order."""
+        """Yield the rows with their added columns. ``answers``: one for each row with a text, in order.
+
+        Raises InputError at the end if the table was changed meanwhile: its rows may not be those of the answers.
+        """
         for row, text in self._table.rows():
-            answer = next(answers) if text else None
+            answer = next(answers, None) if text else None
             cells, outcome = self._cells(answer)
             self._outcomes[outcome] += 1
             if answer:
@@ -121,6 +128,7 @@ class _AnnotatedRows:
                     self._agreement += answer.agreement
                     self._num_agreements += 1
             yield {**row, **cells}
+        self._table.check_unchanged()
 
     def _cells(self, answer: Annotation | None) -> tuple[dict[str, Any], str]:
         """Return the added cells of a row, and its outcome."""

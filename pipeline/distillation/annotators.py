@@ -38,7 +38,7 @@ from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
-PART = 256  # texts; the most that a kill loses, and that are written at once
+PART = 256  # texts that are written at once; a kill loses those of all parts that an engine has
 FIRST_PART = 16  # texts; small, so that progress is visible even with few texts
 
 

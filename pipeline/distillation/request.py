@@ -8,12 +8,13 @@ import msgspec
 
 from fourshot.engine.checkpoints.models import ResolvedModel, refuse_fake
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotated_tables import annotation_columns
+from fourshot.pipeline.distillation.annotated_tables import annotated_file, annotation_columns
 from fourshot.pipeline.distillation.annotating_text import NamedWriter
 from fourshot.pipeline.distillation.annotators import NamedAnnotator
 from fourshot.pipeline.distillation.text_pairs import ADDED
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.provenance import made_by, value_hash
+from fourshot.pipeline.rows.held_cells import check_cells
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.written_table import check_added
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
@@ -145,8 +146,10 @@ class LabelDistillation(Distillation, frozen=True, kw_only=True):
                 "annotate.annotator (--annotator) is 'none', so there is no teacher. Set another, or name a teacher "
                 "with --by."
             )
-        if self.unlabelled:
-            check_added(self.unlabelled.columns, annotation_columns(self.task.label_names))
+        if table := self.unlabelled:
+            check_added(table.columns, annotation_columns(self.task.label_names))
+            out, rows = annotated_file(table.path, self.folder), (row for row, _ in table.rows())
+            check_cells(out, table.columns, rows, is_chosen=False)
         if self.by and self.generate:
             self.by.check_draw(teacher_settings(self.settings, self.generate))
         if self.onnx:

@@ -17,9 +17,8 @@ from fourshot.pipeline.cells.run_folder import GENERATED_FILE
 from fourshot.pipeline.distillation.annotated_tables import (
     LABEL,
     annotated_file,
-    annotated_probabilities,
-    is_own,
     read_annotated,
+    row_target,
 )
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, parts_of
@@ -85,10 +84,9 @@ def labelled_texts(unlabelled: TextTable, out: Path, labels: Sequence[str]) -> t
     for line, row in table.rows.items():
         try:
             texts.append(unlabelled.text_of(row))
-            probabilities = annotated_probabilities(row, labels)
-            if texts[-1] and probabilities is not None:
-                own = is_own(row, labels)
-                labelled.append(TaughtExample(text=texts[-1], probabilities=probabilities, is_real=own))
+            target = row_target(row, labels)
+            if texts[-1] and target:
+                labelled.append(TaughtExample(text=texts[-1], probabilities=target[0], is_real=target[1]))
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)

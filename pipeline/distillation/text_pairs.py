@@ -39,7 +39,7 @@ def write_annotated(source: InputRows, out: Path, written: Iterable[WrittenAnswe
         target = answer.text if answer and answer.is_whole and not answer.fault else ""
         target = guard(target) if out.suffix.lower() in GUARDED else target
         rows.append({**row, TARGET: target or None, BY: by if target else None})
-    write_table(out, [*source.columns, *ADDED], rows)
+    write_table(out, [*source.columns, *ADDED], rows, texts=source.input_columns)
 
 
 def annotated_pairs(source: InputRows, out: Path, written: Sequence[WrittenAnswer]) -> tuple[list[Pair], list[str]]:

@@ -182,9 +182,10 @@ def find_labels(source: DataSource, table: Table, value: Any, label_of: Mapping[
     key = str(value).strip()
     if key.casefold() in ("true", "false") and key not in source.label_values:  # TOML and JSON write true, Excel TRUE
         key = next((name for name in source.label_values if name.casefold() == key.casefold()), key)
-    known = {*source.label_values, *label_of}
-    if WHOLE.fullmatch(key) and key not in known and (integer := key.partition(".")[0]) in known:
-        key = value = integer
+    if WHOLE.fullmatch(key) and key not in source.label_values and key not in label_of:
+        integer = key.partition(".")[0]
+        if integer in source.label_values or integer in label_of:
+            key = value = integer
     if key in source.label_values and value is not None:
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):

@@ -17,16 +17,20 @@ def check_cells(
     columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
     types: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    is_chosen: bool = True,
 ) -> None:
     """Raise InputError if the format of ``out`` cannot store the rows. ``types``: column -> pyarrow type, if known.
 
     In Parquet, each column has one type; CSV cannot store NUL characters, nor JSON Lines infinite numbers. Call this
-    before a table is annotated, which may take hours.
+    before a table is annotated, which may take hours. ``is_chosen``: the user chose ``out``, and may choose another.
     """
+    other = out.with_suffix(".csv" if out.suffix.lower() == ".jsonl" else ".jsonl")
+    remedy = f"Give --out {other}, or remove" if is_chosen else "Remove"
     if out.suffix.lower() in (".csv", ".tsv"):
-        _check_nul(out, columns, rows)
+        _check_nul(out, columns, rows, remedy)
     if out.suffix.lower() == ".jsonl":
-        _check_infinite(out, columns, rows)
+        _check_infinite(out, columns, rows, remedy)
     if out.suffix.lower() != ".parquet":
         return
     import pyarrow
@@ -60,7 +64,7 @@ def arrow_array(cells: Sequence[Any], kind: Any = None) -> Any:
     return pyarrow.array(cells)
 
 
-def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
     """Raise InputError for a NUL character, with which a CSV file could not be read again."""
     header = dict(zip(columns, columns, strict=True))
     for number, row in enumerate(chain([header], rows)):
@@ -68,18 +72,18 @@ def _check_nul(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
             if isinstance(cell := row.get(column), str) and "\0" in cell:
                 place = f"row {number} of the column {column!r}" if number else f"the name {column!r}"
                 raise InputError(
-                    f"{out}: CSV cannot store NUL characters, but {place} has one. Nothing was written. Give --out "
-                    f"{out.with_suffix('.jsonl')}, or remove them from the table."
+                    f"{out}: CSV cannot store NUL characters, but {place} has one. Nothing was written. {remedy} them "
+                    "from the table."
                 )
 
 
-def _check_infinite(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def _check_infinite(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
     """Raise InputError for an infinite number, which would be written as null. NaN may be: it is a missing value."""
     for number, row in enumerate(rows, start=1):
         if infinite := [column for column in columns if _is_infinite(row.get(column))]:
             raise InputError(
                 f"{out}: JSON cannot store infinite numbers, but row {number} of the column {infinite[0]!r} has one. "
-                f"Nothing was written. Give --out {out.with_suffix('.csv')}, or remove it from the table."
+                f"Nothing was written. {remedy} it from the table."
             )
 
 

@@ -138,7 +138,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
 
 def _cell(value: Any) -> str:
     """Return a cell as text; a float, from a spreadsheet saved under the table's name, without a zero fraction."""
-    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _answer(

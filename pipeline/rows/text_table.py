@@ -23,6 +23,7 @@ from fourshot.pipeline.task import Task
 
 WORDS_OF_A_TEXT = 3  # a column name with this many words may be a text
 MADE_FROM = "made_from.json"  # beside a task that `tasks new` wrote: how its table was used
+_RESTORE = "Restore it, and repeat the command; or start again with another --out."
 
 
 class TextTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +43,28 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""  # which columns are used as texts, if not the usual one
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Yield (row, its text or ""), in file order. Memory use is constant but for JSON arrays and spreadsheets."""
-        for _, row in stream_table(TableScan(path=self.path, settings=self.settings)):
-            if not isinstance(row, UnreadRow):
-                yield row, self.text_of(row)
+        """Yield (row, its text or ""), in file order. Memory use is constant but for JSON arrays and spreadsheets.
+
+        Raises InputError if the file cannot be read any more.
+        """
+        return ((row, self.text_of(row)) for _, row in self._numbered_rows())
+
+    def numbered_texts(self) -> Iterator[tuple[int, str]]:
+        """Yield (line or row number, text or "") for every row. Otherwise as `rows`."""
+        return ((number, self.text_of(row)) for number, row in self._numbered_rows())
+
+    def _numbered_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        try:
+            for number, row in stream_table(TableScan(path=self.path, settings=self.settings)):
+                if not isinstance(row, UnreadRow):
+                    yield number, row
+        except TableError as failure:
+            raise InputError(f"{self.path} cannot be read any more: {failure.what} {_RESTORE}") from failure
+
+    def check_unchanged(self) -> None:
+        """Raise InputError if the file has changed since it was opened."""
+        if _hash_of(self.path, self.fields or self.text_columns) != self.content_hash:
+            raise InputError(f"{self.path} was changed while its texts were annotated; nothing was written. {_RESTORE}")
 
     def text_of(self, row: Mapping[str, Any]) -> str:
         """Return the input in a row, or "" if there is none."""
@@ -91,8 +110,13 @@ def open_texts(
             *([f"{path}: {doubt}."] if doubt else []),
         ),
         note=note and f"{path}: {note}",
-        content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
+        content_hash=_hash_of(path, inputs),
     )
+
+
+def _hash_of(path: Path, inputs: Sequence[str]) -> str:
+    """Return the hash of a table's files, and of the columns that an input is made of."""
+    return content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs))
 
 
 def _scanned(path: Path, settings: ReadSettings) -> tuple[TableScan, Counter[str]]:

@@ -12,6 +12,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replaced_file
 from fourshot.pipeline.rows.held_cells import arrow_array
 from fourshot.pipeline.rows.text_table import TextTable, table_kind
+from fourshot.pipeline.tables.delimited import DELIMITERS
 
 WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -34,17 +35,23 @@ def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
 
 
 def write_table(
-    out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], source: TextTable | None = None
+    out: Path,
+    columns: Sequence[str],
+    rows: Iterable[dict[str, Any]],
+    source: TextTable | None = None,
+    *,
+    texts: Sequence[str] = (),
 ) -> None:
     """Write ``rows`` in the format of the suffix of ``out``; the file appears completely or not at all.
 
     Rows are written as they arrive, except for Parquet. There, columns have the type that they have in ``source``, or
-    else that of all their cells. CSV has the separator of ``source``, if that is CSV too.
+    else that of all their cells. CSV has the separator of ``source``, if that is CSV too, and a line ``sep=`` if it
+    cannot be detected.
     CSV has a byte-order mark if ``source`` is a spreadsheet, or CSV in anything but UTF-8 without a mark. The program
     that wrote ``source`` can then open it. Only Parquet can store bytes. In other formats, bytes are decoded in the
-    text columns of ``source``, and written as base64 in others.
+    columns ``texts``, by default those of ``source``, and written as base64 in others.
     """
-    texts = (*source.fields, *source.text_columns) if source else ()
+    texts = texts or ((*source.fields, *source.text_columns) if source else ())
     kind = out.suffix.lower()
     is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
     with replaced_file(out) as staged:
@@ -67,6 +74,8 @@ def write_table(
             )
             encoding = "utf-8-sig" if kind == ".csv" and is_for_people else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
+                if separator not in DELIMITERS:
+                    text_file.write(f"sep={separator}\n")
                 is_nameless = source is not None and source.has_row_numbers
                 # In tab-separated tables, quotes rarely delimit cells; quoted names show that they do here.
                 names = csv.writer(

@@ -77,7 +77,7 @@ def grid_rows(reading: TableScan, records: Iterator[tuple[int, Sequence[Any]]], 
 
 
 def _name_in(cell: Any) -> str:
-    return f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n")
+    return f"{cell:.15g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n")
 
 
 def _refuse_repeated(columns: Sequence[str], reading: TableScan, line: int) -> None:

@@ -4,6 +4,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -224,7 +225,7 @@ def _instruction(words: Sequence[str]) -> str:
 
 def _word_comment(label: str, proposal: str, examples: Sequence[Example]) -> str:
     """Return the comments above a meaningless word: a proposal, and the beginnings of two texts of the class."""
-    texts = [_inline(example.text)[:80] for example in examples if example.label == label][:2]
+    texts = islice((_inline(example.text)[:80] for example in examples if example.label == label), 2)
     such = f"Proposed: {_pair('word', proposal)}" if proposal else "Such texts are:"
     lines = [f"The word below means nothing to a model. Write what the class means. {such}", *texts]
     return "".join(f"# {line}\n" for line in lines)

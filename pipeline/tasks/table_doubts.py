@@ -16,6 +16,7 @@ from fourshot.pipeline.tasks.classes import words_elsewhere
 SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval", "holdout"}
 SPLIT_NAMES = {"split", "fold", "is_test", "is_train", "ml_use"}  # "ml_use": Vertex AI
 MOST_SPLITS = 10  # values of a column that says which rows are for testing
+MOST_SPELLED = 12  # characters for each one of a label that a text may be: some HTML entities have that many
 _KEEP_SPLITS = "To keep its splits, write a file for each: docs/tasks.md says how."
 
 
@@ -65,7 +66,8 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Task
 
 def _label_as_text(table: Table, examples: Sequence[Example]) -> list[TaskFault]:
     """Return a warning about texts that consist only of their label, from which nothing can be learnt."""
-    if not (same := [example.text for example in examples if reads_as(example.text) == reads_as(example.label)]):
+    short = (example for example in examples if len(example.text) <= MOST_SPELLED * len(example.label))
+    if not (same := [example.text for example in short if reads_as(example.text) == reads_as(example.label)]):
         return []
     problem = (
         f"{counted(len(same), 'text')} {'is' if len(same) == 1 else 'are'} only the label, such as {same[0][:60]!r}."

@@ -102,7 +102,7 @@ def reads_as(name: str) -> str:
     Numbers are equal without leading zeros or a fraction of zero, and with a decimal comma or point.
     """
     plain = re.sub(r"&#?\w{1,8};", lambda entity: html.unescape(entity[0]), name).translate(ALIKE).strip()
-    plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in plain)
+    plain = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), plain)
     plain = plain.removeprefix("'") or plain  # in spreadsheets, an apostrophe marks a cell as text
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     if any(map(str.isalpha, word)):

@@ -1,12 +1,13 @@
 """An annotated table as a person gives it back."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.distillation.annotated_tables import annotated_probabilities, is_own
+from fourshot.pipeline.distillation.annotated_tables import row_target
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.distillation.taught import annotated_texts, learnable
@@ -29,35 +30,43 @@ from tests.pipeline.tables.test_file_bytes import spreadsheet
 from tests.pipeline.task_folders import write_jsonl, write_task
 
 
+def target(row: dict[str, object], labels: Sequence[str] = LABELS) -> tuple[float, ...]:
+    """Checks that the label is the teacher's."""
+    read = row_target(row, labels)
+    assert read and not read[1]
+    return read[0]
+
+
 def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
-    row = {"annotated_label": "cold", "p_warm": "0.2", "p_cold": "0.6"}
-    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
-    assert annotated_probabilities({**row, "annotated_label": "warm"}, LABELS) == (1.0, 0.0)
-    assert annotated_probabilities({"annotated_label": "warm", "p_warm": "", "p_cold": ""}, LABELS) == (1.0, 0.0)
+    row: dict[str, object] = {"annotated_label": "cold", "p_warm": "0.2", "p_cold": "0.6"}
+    own = (1.0, 0.0), True
+    assert target(row) == pytest.approx((0.25, 0.75))
+    assert row_target({**row, "annotated_label": "warm"}, LABELS) == own
+    assert row_target({"annotated_label": "warm", "p_warm": "", "p_cold": ""}, LABELS) == own
     for wrong in (0, -1, math.nan):
-        assert annotated_probabilities({"annotated_label": "warm", "p_warm": wrong, "p_cold": 0}, LABELS) == (1.0, 0.0)
-    assert annotated_probabilities({**row, "annotated_label": ""}, LABELS) is None
+        assert row_target({"annotated_label": "warm", "p_warm": wrong, "p_cold": 0}, LABELS) == own
+    assert row_target({**row, "annotated_label": ""}, LABELS) is None
     with pytest.raises(InputError, match="annotated_label is '5'; allowed are"):
-        annotated_probabilities({**row, "annotated_label": 5}, LABELS)
+        row_target({**row, "annotated_label": 5}, LABELS)
     with pytest.raises(InputError, match="'wram'"):
-        annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
+        row_target({**row, "annotated_label": "wram"}, LABELS)
 
 
 def test_of_two_labels_that_are_equally_likely_the_teacher_s_is_not_a_person_s() -> None:
     for label in LABELS:
-        row = {"annotated_label": label, "p_warm": "0.5", "p_cold": "0.5"}
-        assert not is_own(row, LABELS) and annotated_probabilities(row, LABELS) == (0.5, 0.5)
-    assert is_own({"annotated_label": "cold", "p_warm": "0.5", "p_cold": "0.4"}, LABELS)
+        assert target({"annotated_label": label, "p_warm": "0.5", "p_cold": "0.5"}) == (0.5, 0.5)
+    corrected = row_target({"annotated_label": "cold", "p_warm": "0.5", "p_cold": "0.4"}, LABELS)
+    assert corrected == ((0.0, 1.0), True)
 
 
 def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correction() -> None:
-    row = {"annotated_label": "Cold ", "p_warm": "0,25", "p_cold": "0,75"}
-    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
-    assert annotated_probabilities({**row, "p_warm": "25%", "p_cold": "75 %"}, LABELS) == pytest.approx((0.25, 0.75))
+    row: dict[str, object] = {"annotated_label": "Cold ", "p_warm": "0,25", "p_cold": "0,75"}
+    assert target(row) == pytest.approx((0.25, 0.75))
+    assert target({**row, "p_warm": "25%", "p_cold": "75 %"}) == pytest.approx((0.25, 0.75))
     truth = {"annotated_label": "WAHR", "p_true": "0.75", "p_false": 0.25}
-    assert annotated_probabilities(truth, ("true", "false")) == pytest.approx((0.75, 0.25))
+    assert target(truth, ("true", "false")) == pytest.approx((0.75, 0.25))
     with pytest.raises(InputError, match="p_warm is 'much'; allowed are numbers"):
-        annotated_probabilities({**row, "p_warm": "much"}, LABELS)
+        row_target({**row, "p_warm": "much"}, LABELS)
 
 
 def test_what_a_person_corrected_is_learnt_as_a_shot_is_and_never_held_out(tmp_path: Path) -> None:

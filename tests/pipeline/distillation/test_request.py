@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fourshot.cli.main import main
@@ -100,3 +101,15 @@ def test_real_examples_are_refused_where_nobody_would_learn_them(
     command = ["distill", str(tmp_path), "--unlabelled", str(tmp_path / "notes.jsonl")]
     assert main([*command, "--real", "5%", "--shots", "8"]) == 2
     assert "--real 5% and --shots 8 set the same number" in capsys.readouterr().err
+
+
+def test_what_the_annotated_table_cannot_hold_is_refused_before_a_teacher_is_trained(
+    request_of: Callable[..., LabelDistillation],
+) -> None:
+    """It was said after the training, with the advice to give another --out."""
+    request = request_of()
+    assert request.unlabelled
+    request.unlabelled.path.write_text('{"text": "Snow fell.", "depth": Infinity}\n')
+    request = msgspec.structs.replace(request, unlabelled=open_texts(request.unlabelled.path, "text"))
+    with pytest.raises(InputError, match=r"row 1 of the column 'depth' has one\. .*Remove it from the table\.$"):
+        request.check()

@@ -20,6 +20,7 @@ from fourshot.pipeline.rows.review_table import (
     write_review,
 )
 from fourshot.pipeline.task import Label, Task
+from tests.pipeline.tables.test_file_bytes import spreadsheet
 
 TASK = Task(
     name="grades", instruction="Grade it.", noun="essay", labels=tuple(Label(name=name) for name in ("A", "A-", "true"))
@@ -208,3 +209,11 @@ def test_a_table_of_which_every_row_was_deleted_says_so_of_each(table: Path) -> 
     assert answers.keys() == {row.id for row in ROWS}
     assert all(answer.is_deleted and not answer.keep for answer in answers.values())
     assert own_columns(table, TASK) == []
+
+
+def test_numbers_in_a_spreadsheet_saved_under_the_table_s_name_are_no_change(tmp_path: Path) -> None:
+    row = ReviewRow(id="r00-000001", text="1234.5678", label="A", keep=True, why="kept")
+    write_review(tmp_path / "review.csv", [row], task=TASK)
+    cells: list[list[object]] = [["id", "text", "label", "keep"], [row.id, 1234.5678, "A-", "yes"]]
+    (tmp_path / "review.csv").write_bytes(spreadsheet(cells))
+    assert read_review(tmp_path / "review.csv", [row], TASK) == {row.id: ReviewAnswer(label="A-", keep=True)}

@@ -1,6 +1,7 @@
 """A file of texts without labels: which column of it is read, and that every row is a text or counted."""
 
 import json
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -165,11 +166,22 @@ def test_more_than_are_wanted_are_drawn_from_by_the_seed(tmp_path: Path) -> None
     assert "drawn" not in load_unlabelled(file, TASK, 6).note
 
 
+def test_texts_that_are_not_drawn_and_other_columns_are_not_held_in_memory(tmp_path: Path) -> None:
+    rows = [{"body": f"Mail {number}.", "attachment": "x" * 5_000} for number in range(4_000)]
+    file = table(tmp_path, rows)
+    del rows
+    tracemalloc.start()
+    unlabelled = load_unlabelled(file, TASK, 10)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(unlabelled.texts) == 10 and most_bytes < file.stat().st_size / 2
+
+
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
         ([{"body": ["a", "list"]}, {"body": "fine"}], r"own\.jsonl:1: the text is a list"),
-        ([{"body": ""}, {"body": None}], "has no text: 2 rows, all without one"),
+        ([{"body": ""}, {"body": None}], "all texts in the column 'body' are blank"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path: Path, rows: list[dict[str, object]], fault: str) -> None:

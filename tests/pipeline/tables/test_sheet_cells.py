@@ -46,3 +46,9 @@ def test_line_breaks_and_tabs_in_the_cells_of_an_ods_file_stay(tmp_path: Path) -
     parts = {"mimetype": kind, "content.xml": content, "META-INF/manifest.xml": manifest}
     (tmp_path / "t.ods").write_bytes(zipped(parts))
     assert list(read_table(tmp_path / "t.ods").rows.values()) == [{"text": "a li\nnk\tend", "label": "lock"}]
+
+
+def test_numbers_that_name_columns_keep_their_digits(tmp_path: Path) -> None:
+    """Two such days had one name, 2.02401e+07."""
+    (tmp_path / "t.xlsx").write_bytes(spreadsheet([["text", 20240115, 20240116, 1.5], ["ice", 1, 2, 3]]))
+    assert read_table(tmp_path / "t.xlsx").columns == ("text", "20240115", "20240116", "1.5")
