@@ -183,11 +183,15 @@ class Dispatcher:
             if work.is_queued:
                 self._take(work)
             elif not work.ready.cancelled() and not work.ready.exception():  # its turn came just as it was cancelled
-                self.done(tokens)
+                self.done(tokens, is_computed=False)
             raise
 
-    def done(self, tokens: int) -> None:
-        """Report that work of ``tokens`` tokens, whose `turn` came, has been computed or cancelled."""
+    def done(self, tokens: int, *, is_computed: bool = True) -> None:
+        """Report that work of ``tokens`` tokens, whose `turn` came, has been computed or given up.
+
+        What is given up adds nothing to the rate. Otherwise, every deadline that is missed would make the model look
+        faster, more work would be accepted, and more deadlines would be missed.
+        """
         self._running_tokens -= tokens
         if not self._running_tokens and not self.num_waiting:  # nothing waits or runs: all clients start anew
             self._given_tokens, self._level = {}, 0
@@ -196,7 +200,9 @@ class Dispatcher:
         fading = math.exp(-spent / MEMORY_S)
         lasting_s = MEMORY_S * (1 - fading)  # the part of the time just spent that has not decayed yet
         self._busy_s = self._busy_s * fading + lasting_s
-        self._done_tokens = self._done_tokens * fading + tokens * (lasting_s / spent if spent else 1.0)
+        self._done_tokens *= fading
+        if is_computed:
+            self._done_tokens += tokens * (lasting_s / spent if spent else 1.0)
         self._measured = now
         self._fill()
 
