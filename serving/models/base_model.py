@@ -84,15 +84,17 @@ class BaseModel:
         assert isinstance(card, AdapterCard)
         labels = self.labels(card)
         folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
-        lora = await self._load(stored.key if stored.name in self._names else stored.name, folder)
+        lora = None
         try:
+            lora = await self._load(stored.key if stored.name in self._names else stored.name, folder)
             # In a thread: the search for filler takes a while with many shots.
             version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
             await self._warm_up(version)
         except Exception as error:  # of any type: it comes from vLLM
-            await self._engine.remove_lora(lora.lora_int_id)
+            if lora is not None:
+                await self._engine.remove_lora(lora.lora_int_id)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            raise AdapterError(f"it cannot answer: {error}") from error
+            raise AdapterError(f"{'it cannot answer' if lora else 'vLLM cannot load it'}: {error}") from error
         self._names.add(lora.lora_name)
         return version
 
@@ -106,10 +108,7 @@ class BaseModel:
         from vllm.lora.request import LoRARequest
 
         lora = LoRARequest(name, next(self._ids), str(folder))
-        try:
-            await self._engine.add_lora(lora)
-        except Exception as error:  # of any type: it crossed a process
-            raise AdapterError(f"vLLM cannot load it: {error}") from error
+        await self._engine.add_lora(lora)
         return lora
 
     def labels(self, source: AdapterCard | InContext) -> dict[Method, LabelTokens]:

@@ -125,3 +125,14 @@ def test_the_version_of_another_task_is_no_damaged_copy(tmp_path: Path, sync: Sy
     with pytest.raises(InputError, match="has the same weights, and belongs to the task film"):
         add_adapter(root, str(with_task(source, tmp_path / "edited", GERMAN)))
     assert labels(sync) == {"film": [*FILM.label_names]}
+
+
+def test_what_the_engine_cannot_load_leaves_no_copy(tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(name: str, folder: Path) -> None:
+        raise RuntimeError("no such module")
+
+    monkeypatch.setattr(sync.model, "_load", fail)
+    first = make_adapter(tmp_path / "served", FILM)
+    assert sync.now() == {}
+    assert sync.reasons() == {first.name: "vLLM cannot load it: no such module"}
+    assert [*(tmp_path / "served" / ".staging").iterdir()] == []
