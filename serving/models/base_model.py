@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fourshot.serving")
 WARM_UP_TEXT = "N/A"
-MOST_CHARS_AT_ONCE = 20_000  # of a request: more are tokenized in a thread, so that no other request waits
+MOST_CHARS_AT_ONCE = 20_000  # of a request's prompts: more are tokenized in a thread, so that no other request waits
 FIRST_ID = 1 << 20  # of adapters; vLLM's own (--lora-modules) begin at 1, and of two with one id it loads the first
 PIN_AGAIN_S = 10.0  # after a failed attempt to pin
 GRACE_S = 30.0  # a request on vLLM's own routes may have looked an adapter up, but not reached the engine yet
@@ -198,6 +198,8 @@ class ModelVersion:
         self._fitting: asyncio.Task[Calibration] | None = None
         self.pinned, self.pin_from = False, 0.0  # in its slot; when pinning may be tried, monotonic seconds
         self.left_at, self.in_use = 0.0, 0
+        # Characters in a prompt beside the text: hundreds with an instruction, thousands with examples.
+        self._added_chars = {method: len(self.prompts(WARM_UP_TEXT, method)[0]) for method in self.methods}
 
     @property
     def methods(self) -> list[Method]:
@@ -214,7 +216,7 @@ class ModelVersion:
         return classification_prompts(self.task, text, self._form)
 
     async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
-        if sum(map(len, texts)) > MOST_CHARS_AT_ONCE:
+        if sum(map(len, texts)) + len(texts) * self._added_chars[method] > MOST_CHARS_AT_ONCE:
             return await asyncio.to_thread(self._prepare, texts, method)
         return self._prepare(texts, method)
 
