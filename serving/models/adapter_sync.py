@@ -53,6 +53,7 @@ class AdapterSync:
         self._contents: FolderContents | None = None
         self._unloaded: set[str] = set()  # tasks with something new that has not been tried yet
         self._logged: set[Refused] = set()  # rejections that have been logged
+        self._unreadable = ""  # why the folder could not be read, as logged last
         self.current: dict[str, list[Version]] = {}  # by task: the default version, then that of the other kind
         self.damaged: set[str] = set()  # tasks that still use a version that is damaged in the folder
         self.on_change: Callable[[str, bool], None] = lambda task, is_served: None
@@ -94,8 +95,11 @@ class AdapterSync:
         try:
             contents = await asyncio.to_thread(self._registry.read)
         except OSError as error:  # a network disk that is away for a moment removes no task
-            logger.warning("the adapters' folder cannot be read: %s", error)
+            if self._unreadable != (reason := str(error)):
+                logger.warning("the adapters' folder cannot be read: %s", reason)
+            self._unreadable = reason
             return True
+        self._unreadable = ""
         contents = self._with_damaged(contents)
         all_refused = contents.refused
         for refused in all_refused:
