@@ -127,7 +127,9 @@ def test_the_version_of_another_task_is_no_damaged_copy(tmp_path: Path, sync: Sy
     assert labels(sync) == {"film": [*FILM.label_names]}
 
 
-def test_what_the_engine_cannot_load_leaves_no_copy(tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_engine_cannot_load_leaves_no_copy(
+    tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def fail(name: str, folder: Path) -> None:
         raise RuntimeError("no such module")
 
