@@ -197,7 +197,7 @@ class AdapterSync:
         """Return the first of ``stored`` that works, else ``entry``, else None. ``current``: the version in use."""
         for adapter in stored:
             if current is not None and current.stored.key == adapter.key:
-                current.card = adapter.card
+                current.card, current.stored = adapter.card, adapter  # it may have been moved
                 return current
             if version := self._ready.get(adapter.key):
                 return version

@@ -15,7 +15,7 @@ from fourshot.pipeline.task import Task
 from fourshot.serving.models.adapters_folder import add_adapter
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
-from tests.serving.test_adapter_sync import CARDS, Sync, one_of
+from tests.serving.test_adapter_sync import CARDS, Sync, cut, one_of
 
 FILM, GERMAN = task_of("film"), task_of("german", ("gut", "schlecht"))
 
@@ -138,3 +138,15 @@ def test_what_the_engine_cannot_load_leaves_no_copy(
     assert sync.now() == {}
     assert sync.reasons() == {first.name: "vLLM cannot load it: no such module"}
     assert [*(tmp_path / "served" / ".staging").iterdir()] == []
+
+
+@pytest.mark.parametrize("make", [make_adapter, make_student])
+def test_a_version_that_was_moved_and_then_damaged_answers_on(
+    tmp_path: Path, sync: Sync, make: Callable[..., Path]
+) -> None:
+    name = make(tmp_path / "served", FILM).name
+    assert sync.now() == {"film": name}
+    moved = (tmp_path / "served" / name).rename(tmp_path / "served" / "moved")
+    assert sync.now() == {"film": name}
+    cut(moved)
+    assert sync.now() == {"film": name} and "still served" in sync.reasons()["moved"]
