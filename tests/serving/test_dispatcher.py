@@ -271,18 +271,3 @@ def test_a_request_of_many_texts_lets_others_go_between() -> None:
     order = asyncio.run(run())
     assert order.index("small") <= 4
     assert [name for name in order if name != "small"] == [f"bulk {n}" for n in range(30)]
-
-
-def test_what_is_given_up_does_not_make_the_model_look_faster() -> None:
-    """The machine has become slow, so that each text misses its deadline in the engine: no more is to be accepted."""
-    clock = Clock()
-
-    async def run() -> float:
-        dispatcher = make_dispatcher(clock, window=100, rate=1000.0)
-        for number in range(200):
-            await dispatcher.turn("a", 100)
-            clock.now += 0.1
-            dispatcher.done(100, is_computed=number % 4 == 0)
-        return dispatcher.tokens_per_s
-
-    assert asyncio.run(run()) == pytest.approx(250, rel=0.05)
