@@ -14,7 +14,8 @@ from fourshot.pipeline.selective import Abstained, Refusal
 TASK_PATHS = ("/v1/classify/", "/v1/generate/")  # followed by a task's name
 HEALTH_PATHS = ("/health", "/ping")  # vLLM's own, or those of the server without vLLM
 WRITES = "writes_texts"  # error type of a classification request to a task without labels
-TEXT_ERROR_CODES = (400, 413)  # status codes for a text that is too long, or for too many texts
+TEXT_ERROR_CODES = (400, 413, 500)  # status codes for texts that are too long or too many, or fail the model
+FEW_TEXTS = 8  # that may all be refused by chance
 DEADLINE = "X-Deadline-Ms"  # request header: milliseconds from the request's arrival to its response, at most
 
 

@@ -1,6 +1,8 @@
 """Settings of a service: one struct, used by the command, the server's process and the plugin inside vLLM."""
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -102,6 +104,12 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def find_base(self) -> ResolvedModel:
         """Return the base model on this machine. Raises ModelNotFoundError."""
         return self.found_base or resolve_model(self.base)
+
+
+def options_in(words: Sequence[str]) -> dict[str, str]:
+    """Return the options among ``words``, with the values that follow them or an equals sign."""
+    values = dict(pairwise([*words, ""]))
+    return values | {name: value for word in words for name, sign, value in [word.partition("=")] if sign}
 
 
 def to_json(settings: ServeSettings) -> str:

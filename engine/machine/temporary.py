@@ -1,22 +1,29 @@
 """Temporary folders that belong to a process, and are removed after it has ended."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-_process_folders: set[str] = set()  # folders that this process created
+_process_folders: dict[str, int] = {}  # folders that this process created, with the descriptors that lock them
 
 
 def process_folder(beginning: str) -> Path:
-    """Create an empty folder named ``beginning``, process id and a suffix. Removes those of ended processes."""
+    """Create an empty folder named ``beginning``, process id and a suffix. Removes those of ended processes.
+
+    It is locked until this process ends, so that programs that remove old temporary files leave it alone.
+    Source: tmpfiles.d(5), on BSD file locks.
+    """
     sweep(beginning)
     folder = tempfile.mkdtemp(prefix=f"{beginning}{os.getpid()}-")
-    _process_folders.add(folder)
+    _process_folders[folder] = descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # its file system may have no locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return Path(folder)
 
 
@@ -28,6 +35,7 @@ def temporary_folder(beginning: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(_process_folders.pop(str(folder)))
 
 
 def sweep(beginning: str) -> None:
@@ -39,5 +47,22 @@ def sweep(beginning: str) -> None:
         owner = folder.name.removeprefix(beginning).split("-")[0]
         if not owner.isdecimal() or str(folder) in _process_folders:
             continue
-        if int(owner) == os.getpid() or not psutil.pid_exists(int(owner)):
+        if (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))) and not _is_locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process uses ``folder`` whose id is not known here: in another container, or on another machine."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # its file system has no locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False

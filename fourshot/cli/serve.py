@@ -77,7 +77,7 @@ def serve(options: Options, terminal: Terminal) -> None:
     terminal.say(f"Starting; log: {log}")
     contents = launch.contents
     refused = f", {len(contents.refused)} refused (fourshot adapters list says why)" if contents.refused else ""
-    served = {*contents.tasks, *contents.in_context}
+    served = sorted({*contents.tasks, *contents.in_context})
     number = len(served)
     if not number:
         terminal.warn(
@@ -85,15 +85,15 @@ def serve(options: Options, terminal: Terminal) -> None:
             "without a restart. If a run was interrupted, repeat its command."
         )
 
-    if unknown := sorted({*launch.settings.hot} - served):
-        names = ", ".join(sorted(served)) or "none yet"
+    if unknown := sorted({*launch.settings.hot}.difference(served)):
+        names = ", ".join(served) or "none yet"
         terminal.warn(f"--hot names {', '.join(unknown)}, which is not there. Tasks are: {names}.")
 
     def say(line: str) -> None:
         print(line if line.startswith("{") else json_line("warning", line), file=sys.stderr, flush=True)
 
     def on_ready() -> None:
-        terminal.result("ready", {"address": launch.address, "tasks": contents.tasks, "pid": os.getpid()})
+        terminal.result("ready", {"address": launch.address, "tasks": served, "pid": os.getpid()})
         tasks = f"{number} task{'s' if number != 1 else ''}{refused}"
         terminal.say(f"Serving {tasks} at {launch.address} (Ctrl-C ends it)")
         sys.stdout.flush()

@@ -71,7 +71,7 @@ class Guard:
             allowed_hosts = settings.allowed_hosts
         self._allowed_hosts = allowed_hosts
         self._limits, self._keys, self._behind_router = limits, keys, behind_router
-        self._read_keys_at = 0.0
+        self._read_keys_at, self._keys_fault = 0.0, ""  # the fault that was logged last
         self._busy: Counter[str] = Counter()
         guarded: Any = self._guarded
         if cors_origins:  # outside the key check: a page must be able to read a refusal, too
@@ -157,8 +157,11 @@ class Guard:
             self._read_keys_at = now
             try:
                 self._keys.refresh()
+                self._keys_fault = ""
             except InputError as error:
-                logger.warning("%s; the keys that were loaded before stay valid", error)
+                if self._keys_fault != (fault := str(error)):
+                    logger.warning("%s; the keys that were loaded before stay valid", fault)
+                self._keys_fault = fault
 
     async def _body(self, scope: Scope, receive: Any) -> tuple[Scope, Any, bool]:
         """Receive the body. Return a new ``scope`` and ``receive``, and whether the client has left meanwhile.

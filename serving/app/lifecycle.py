@@ -64,7 +64,7 @@ async def _watch(
         metrics.damaged.set(len(adapters.damaged))
         metrics.waiting.set(adapters.num_waiting)
         metrics.rate.set(adapters.tokens_per_s)
-        metrics.forget()
+        await asyncio.to_thread(metrics.forget)  # it takes as long as a page of metrics
         await asyncio.sleep(poll_s if is_done else 0)
         is_done = True
         try:

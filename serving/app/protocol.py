@@ -122,7 +122,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive = self.limits.keep_alive_s  # type: ignore[assignment]
         self._is_over = len(self.connections) > self.limits.max_connections
         self._gate, self._reading = HeaderGate(), ReadingWatch(transport, self.limits.body_timeout_s)
-        self._await_headers()
+        self._await_headers(self.limits.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_headers()
@@ -131,8 +131,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._leaving.cancel()
         super().connection_lost(exc)
 
-    def _await_headers(self) -> None:
-        self._headers_due = self.loop.call_later(self.limits.header_timeout_s, self.transport.abort)
+    def _await_headers(self, within_s: float) -> None:
+        """Disconnect the client unless the headers of its next request are complete within ``within_s`` seconds."""
+        self._headers_due = self.loop.call_later(within_s, self.transport.abort)
 
     def _await_no_headers(self) -> None:
         if self._headers_due is not None:
@@ -141,6 +142,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._in_body:
+            if self._headers_due is None:  # blank lines between two requests would end the time of an idle connection
+                data = data.lstrip(b"\r\n")
             data = self._gate.let_in(data)
             if self._gate.num_bytes > self.limits.max_header_bytes:
                 self.transport.abort()
@@ -150,7 +153,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._headers_due is None:
-            self._await_headers()
+            self._await_headers(self.limits.header_timeout_s)
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -172,6 +175,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._reading.start()
+        if self._in_body:  # after a refusal; uvicorn would wait for the rest, and then for a request, without end
+            self._await_headers(self.limits.body_timeout_s)
         super().on_response_complete()
 
     def pause_writing(self) -> None:

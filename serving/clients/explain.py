@@ -59,7 +59,7 @@ class ExampleIndex:
         self._learnt, self._states = learnt, states
         prompts = [card.prompt(example.text) for example in learnt]
         content_hash = hashlib.sha256("\0".join(prompts).encode()).hexdigest()[:12]
-        file = home() / "states" / f"{card.name}-{content_hash}.npy"
+        file = home() / "states" / f"{card.name}-{content_hash}.npy".rpartition("/")[2]  # a card may have any name
         import numpy as np
 
         try:

@@ -26,7 +26,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.api import TEXT_ERROR_CODES
+from fourshot.serving.api import FEW_TEXTS, TEXT_ERROR_CODES
 from fourshot.serving.clients.address import without_password
 from fourshot.serving.clients.calls import BATCH, check_version
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
@@ -34,8 +34,6 @@ from fourshot.serving.clients.remote.teacher import remote_teacher
 
 if TYPE_CHECKING:
     from fourshot.serving.clients.client import Client
-
-FEW = 8  # texts that may all be refused by chance
 
 
 class RemoteModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +155,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedAnnotator:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
                 answers = _classified(client, task.name, served.adapter, texts)
-            if len(texts) >= FEW and all(answer.fault for answer in answers):
+            if len(texts) >= FEW_TEXTS and all(answer.fault for answer in answers):
                 raise ServiceError(f"{shown} annotated none of {len(texts)} texts: {answers[0].fault}")
             return answers
 
@@ -175,7 +173,7 @@ def _classified(client: "Client", task: str, adapter: str, texts: Sequence[str])
         try:
             answer = client.classify(task, texts)
         except ServiceError as error:
-            if error.code not in (*TEXT_ERROR_CODES, 500):  # the model may fail on one of the texts, each time
+            if error.code not in TEXT_ERROR_CODES:
                 raise
             if len(texts) == 1:
                 return [Annotation(fault=str(error))]

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from fourshot.engine.errors import InputError, RequestError
+from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.distillation.annotating_text import NamedWriter, Parts, Write
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
-from fourshot.serving.api import TEXT_ERROR_CODES
+from fourshot.serving.api import FEW_TEXTS, TEXT_ERROR_CODES
 from fourshot.serving.clients.address import without_password
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
@@ -69,14 +69,11 @@ def find_writer(
 
 
 def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Sequence[str]) -> list[WrittenAnswer]:
-    """Return the text for each input. An input that is refused gets a fault; the others are still processed."""
+    """Return the text for each input. One that is refused, or fails, gets a fault; the others are still processed."""
     try:
-        return [
-            WrittenAnswer(text=result.text, is_whole=result.is_whole, is_cut=result.is_cut)
-            for result in generate(inputs)
-        ]
-    except InputError as error:
-        if isinstance(error, RequestError) and error.code not in TEXT_ERROR_CODES:
+        return [WrittenAnswer(text=made.text, is_whole=made.is_whole, is_cut=made.is_cut) for made in generate(inputs)]
+    except (InputError, ServiceError) as error:
+        if isinstance(error, ServiceError) and error.code not in TEXT_ERROR_CODES:
             raise  # not caused by a text
         if len(inputs) == 1:
             return [WrittenAnswer(text="", fault=str(error))]
@@ -107,7 +104,10 @@ def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
         def of_parts(parts: Parts) -> Iterator[list[WrittenAnswer]]:
             with Client(url, key) as client:
                 for part in parts:
-                    yield _written(partial(generate, client), part)
+                    answers = _written(partial(generate, client), part)
+                    if len(answers) >= FEW_TEXTS and all(answer.fault for answer in answers):
+                        raise ServiceError(f"{shown} generated none of {len(answers)} texts: {answers[0].fault}")
+                    yield answers
 
         return of_parts
 

@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from fourshot.serving.app.keys import Keys
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
 from fourshot.serving.models.registry import FolderContents, Registry, base_named
 from fourshot.serving.models.slots import ServerFit, fit
-from fourshot.serving.settings import Limits, ServeSettings
+from fourshot.serving.settings import Limits, ServeSettings, options_in
 
 if TYPE_CHECKING:
     from fourshot.serving.fleet.replicas import Replicas
@@ -46,7 +45,7 @@ class ServiceLaunch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        scheme = "https" if "--ssl-certfile" in _options_in(self.settings.vllm_arguments) else "http"
+        scheme = "https" if "--ssl-certfile" in options_in(self.settings.vllm_arguments) else "http"
         return f"{scheme}://{self.settings.authority}"
 
     async def run(self, log: Path, say: Say, on_ready: Callable[[], None]) -> None:
@@ -91,7 +90,7 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
             )
     check_order(settings.vllm_arguments)
     check_tls(settings.vllm_arguments)
-    if "--ssl-certfile" in _options_in(settings.vllm_arguments) and (replicas > 1 or ray):
+    if "--ssl-certfile" in options_in(settings.vllm_arguments) and (replicas > 1 or ray):
         raise InputError(
             "--replicas and --ray serve over http only: their router has no TLS. Put a proxy that speaks TLS in "
             "front of it, or use --ssl-certfile and --ssl-keyfile with a single server."
@@ -110,12 +109,6 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Servic
     return ServiceLaunch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
 
 
-def _options_in(words: Sequence[str]) -> dict[str, str]:
-    """Return the options among ``words``, with the values that follow them or an equals sign."""
-    values = dict(pairwise([*words, ""]))
-    return values | {name: value for word in words for name, sign, value in [word.partition("=")] if sign}
-
-
 def check_order(words: Sequence[str]) -> None:
     """Raise InputError if our own options follow ``--vllm``: vLLM, once loaded, refuses or ignores them."""
     own = {*ServeSettings.__struct_fields__, *Limits.__struct_fields__, *COMMAND_OPTIONS} - OF_VLLM_TOO
@@ -131,7 +124,7 @@ def check_tls(words: Sequence[str]) -> None:
 
     vLLM itself would report that only after its models are loaded, and exit.
     """
-    given = _options_in(words)
+    given = options_in(words)
     certificate, key = given.get("--ssl-certfile", ""), given.get("--ssl-keyfile")
     if not certificate:
         if key:

@@ -18,7 +18,11 @@ def merged(pages: Mapping[int, str]) -> bytes:
     """
     families: dict[str, Metric] = {}
     for replica, page in pages.items():
-        for family in text_string_to_metric_families(page):
+        try:
+            of_replica = [*text_string_to_metric_families(page)]
+        except ValueError:  # another program may have the port of one that ended
+            continue
+        for family in of_replica:
             samples = [sample._replace(labels={"replica": str(replica), **sample.labels}) for sample in family.samples]
             family.samples = [*families[family.name].samples, *samples] if family.name in families else samples
             families[family.name] = family

@@ -258,7 +258,7 @@ class Router:
         async def fetch(replica: Replica) -> None:
             timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S if replica.healthy else AWAY_S)
             headers = {"Authorization": f"Bearer {self._key}"}
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError):
                 address = URL(f"{replica.address}{path}", encoded=True)
                 async with session.get(address, headers=headers, timeout=timeout, raise_for_status=True) as answer:
                     pages[replica.number] = await answer.text()

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import msgspec
 from msgspec import UNSET
@@ -28,7 +27,7 @@ from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.models.in_context import InContext
-from fourshot.serving.models.registry import FolderContents, Registry, Signature, StoredAdapter, place_in
+from fourshot.serving.models.registry import FolderContents, Registry, Signature, StoredAdapter
 from fourshot.serving.models.version import Loader, Version
 
 logger = logging.getLogger("fourshot.serving")
@@ -48,12 +47,13 @@ class AdapterSync:
         self._registry, self._students, self._base_model = registry, students, base_model
         self._writers = writers or students
         self._ready: dict[str, Version] = {}  # by key
-        # By folder: signature of rejected files, the reason, and until when they are rejected unless they change.
-        self._refusals: dict[Path, tuple[Signature, str, float]] = {}
+        # By place: signature of what could not be loaded, the reason, and until when it is rejected unless it changes.
+        self._refusals: dict[str, tuple[Signature | InContext, str, float]] = {}
         self._draining: dict[str, Version] = {}
         self._contents: FolderContents | None = None
         self._unloaded: set[str] = set()  # tasks with something new that has not been tried yet
         self._logged: set[Refused] = set()  # rejections that have been logged
+        self._unreadable = ""  # why the folder could not be read, as logged last
         self.current: dict[str, list[Version]] = {}  # by task: the default version, then that of the other kind
         self.damaged: set[str] = set()  # tasks that still use a version that is damaged in the folder
         self.on_change: Callable[[str, bool], None] = lambda task, is_served: None
@@ -95,8 +95,11 @@ class AdapterSync:
         try:
             contents = await asyncio.to_thread(self._registry.read)
         except OSError as error:  # a network disk that is away for a moment removes no task
-            logger.warning("the adapters' folder cannot be read: %s", error)
+            if self._unreadable != (reason := str(error)):
+                logger.warning("the adapters' folder cannot be read: %s", reason)
+            self._unreadable = reason
             return True
+        self._unreadable = ""
         contents = self._with_damaged(contents)
         all_refused = contents.refused
         for refused in all_refused:
@@ -104,8 +107,8 @@ class AdapterSync:
                 logger.warning("%s is refused: %s", refused.path, refused.reason)
         self._logged = {*all_refused}
         self._contents = contents
-        folders = {stored.folder for stored in contents.adapters}
-        self._refusals = {folder: refusal for folder, refusal in self._refusals.items() if folder in folders}
+        places = {stored.at for stored in contents.stored}
+        self._refusals = {place: refusal for place, refusal in self._refusals.items() if place in places}
         self._unloaded = set()
         for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
             await self._update_task(task, contents, may_load=False)
@@ -194,7 +197,7 @@ class AdapterSync:
         """Return the first of ``stored`` that works, else ``entry``, else None. ``current``: the version in use."""
         for adapter in stored:
             if current is not None and current.stored.key == adapter.key:
-                current.card = adapter.card
+                current.card, current.stored = adapter.card, adapter  # it may have been moved
                 return current
             if version := self._ready.get(adapter.key):
                 return version
@@ -208,30 +211,28 @@ class AdapterSync:
                 return current
         if entry is None or (current is not None and current.stored == entry):
             return current if entry is not None else None
-        try:
-            return await self._loader(entry).admit(entry)
-        except FourshotError as error:
-            logger.warning("task %s cannot be served in context: %s", entry.task.name, error)
-            return None
+        version = None if self._is_refused(entry) else await self._admit(entry)
+        return version or (current if current is not None and not current.name else None)
 
-    def _is_refused(self, stored: StoredAdapter) -> bool:
+    def _is_refused(self, stored: StoredAdapter | InContext) -> bool:
         """Whether ``stored`` could not be loaded, and is not to be tried again yet."""
-        refusal = self._refusals.get(stored.folder)
+        refusal = self._refusals.get(stored.at)
         return refusal is not None and refusal[0] == stored.signature and time.monotonic() < refusal[2]
 
-    async def _admit(self, stored: StoredAdapter) -> Version | None:
-        """Load an adapter or a student; None if it is rejected."""
-        refusal = self._refusals.get(stored.folder)
+    async def _admit(self, stored: StoredAdapter | InContext) -> Version | None:
+        """Load a version; None if it is rejected."""
+        refusal = self._refusals.get(stored.at)
         try:
             version = await self._loader(stored).admit(stored)
         except FourshotError as error:
             refused_until_s = time.monotonic() + RETRY_S if isinstance(error.__cause__, OSError) else math.inf
-            self._refusals[stored.folder] = (stored.signature, str(error), refused_until_s)
+            self._refusals[stored.at] = (stored.signature, str(error), refused_until_s)
             if refusal is None or refusal[0] != stored.signature:
-                logger.warning("%s is refused: %s", stored.name, error)
+                logger.warning("%s is refused: %s", stored.at, error)
             return None
-        self._refusals.pop(stored.folder, None)
-        self._ready[stored.key] = version
+        self._refusals.pop(stored.at, None)
+        if version.name:
+            self._ready[stored.key] = version
         return version
 
     def _drain(self, version: Version) -> None:
@@ -281,9 +282,9 @@ class AdapterSync:
         if contents is None:
             return []
         bad = [
-            Refused(path=place_in(self._registry.root, stored.folder), reason=refusal[1])
-            for stored in contents.adapters
-            if (refusal := self._refusals.get(stored.folder)) is not None and refusal[0] == stored.signature
+            Refused(path=stored.at, reason=refusal[1])
+            for stored in contents.stored
+            if (refusal := self._refusals.get(stored.at)) is not None and refusal[0] == stored.signature
         ]
         return [*contents.refused, *bad]
 

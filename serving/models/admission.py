@@ -85,12 +85,13 @@ def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
 
 def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[list[str], str]:
     """Return the names of the files that a student needs, and the ONNX file among them; "" if torch is used."""
+    files = [file.name for file in sorted(folder.iterdir()) if file.is_file()]
+    files = [name for name in files if name in card.files or not card.files]  # not notes, nor a Mac's ._config.json
     if isinstance(card, TextStudentCard):
-        files = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
-        return [file.name for file in files if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
+        return [name for name in files if name.endswith(WRITERS_FILES) and name != STUDENT_FILE] + [STUDENT_FILE], ""
     exports = [export for export in card.onnx if (folder / ONNX_FOLDER / export.file).is_file()]
     onnx_file = file_to_use(exports)
-    weights = [onnx_file] if onnx_file else [file.name for file in sorted(folder.glob("*.safetensors*"))]
+    weights = [onnx_file] if onnx_file else [name for name in files if ".safetensors" in name]
     return [STUDENT_CONFIG, TOKENIZER, *weights], onnx_file
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fourshot.serving")
 WARM_UP_TEXT = "N/A"
-MOST_CHARS_AT_ONCE = 20_000  # of a request: more are tokenized in a thread, so that no other request waits
+MOST_CHARS_AT_ONCE = 20_000  # of a request's prompts: more are tokenized in a thread, so that no other request waits
 FIRST_ID = 1 << 20  # of adapters; vLLM's own (--lora-modules) begin at 1, and of two with one id it loads the first
 PIN_AGAIN_S = 10.0  # after a failed attempt to pin
 GRACE_S = 30.0  # a request on vLLM's own routes may have looked an adapter up, but not reached the engine yet
@@ -84,15 +84,17 @@ class BaseModel:
         assert isinstance(card, AdapterCard)
         labels = self.labels(card)
         folder = await asyncio.to_thread(stage, stored.folder, card, self._staging, self._shapes, self._rank)
-        lora = await self._load(stored.key if stored.name in self._names else stored.name, folder)
+        lora = None
         try:
+            lora = await self._load(stored.key if stored.name in self._names else stored.name, folder)
             # In a thread: the search for filler takes a while with many shots.
             version = await asyncio.to_thread(ModelVersion, self, stored, labels, lora, folder)
             await self._warm_up(version)
         except Exception as error:  # of any type: it comes from vLLM
-            await self._engine.remove_lora(lora.lora_int_id)
+            if lora is not None:
+                await self._engine.remove_lora(lora.lora_int_id)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            raise AdapterError(f"it cannot answer: {error}") from error
+            raise AdapterError(f"{'it cannot answer' if lora else 'vLLM cannot load it'}: {error}") from error
         self._names.add(lora.lora_name)
         return version
 
@@ -106,10 +108,7 @@ class BaseModel:
         from vllm.lora.request import LoRARequest
 
         lora = LoRARequest(name, next(self._ids), str(folder))
-        try:
-            await self._engine.add_lora(lora)
-        except Exception as error:  # of any type: it crossed a process
-            raise AdapterError(f"vLLM cannot load it: {error}") from error
+        await self._engine.add_lora(lora)
         return lora
 
     def labels(self, source: AdapterCard | InContext) -> dict[Method, LabelTokens]:
@@ -199,6 +198,8 @@ class ModelVersion:
         self._fitting: asyncio.Task[Calibration] | None = None
         self.pinned, self.pin_from = False, 0.0  # in its slot; when pinning may be tried, monotonic seconds
         self.left_at, self.in_use = 0.0, 0
+        # Characters in a prompt beside the text: hundreds with an instruction, thousands with examples.
+        self._added_chars = {method: len(self.prompts(WARM_UP_TEXT, method)[0]) for method in self.methods}
 
     @property
     def methods(self) -> list[Method]:
@@ -215,7 +216,7 @@ class ModelVersion:
         return classification_prompts(self.task, text, self._form)
 
     async def prepare(self, texts: Sequence[str], method: Method) -> PreparedRequest:
-        if sum(map(len, texts)) > MOST_CHARS_AT_ONCE:
+        if sum(map(len, texts)) + len(texts) * self._added_chars[method] > MOST_CHARS_AT_ONCE:
             return await asyncio.to_thread(self._prepare, texts, method)
         return self._prepare(texts, method)
 

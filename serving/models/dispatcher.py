@@ -86,7 +86,7 @@ class Dispatcher:
     @property
     def tokens_per_s(self) -> float:
         """The model's recent rate while it had work; 0 if unknown."""
-        return self._done_tokens / self._busy_s if self._busy_s else 0.0
+        return max(1.0, self._done_tokens / self._busy_s) if self._busy_s else 0.0  # less is a stall
 
     @property
     def _window(self) -> int:
@@ -183,21 +183,26 @@ class Dispatcher:
             if work.is_queued:
                 self._take(work)
             elif not work.ready.cancelled() and not work.ready.exception():  # its turn came just as it was cancelled
-                self.done(tokens)
+                self.done(tokens, is_computed=False)
             raise
 
-    def done(self, tokens: int) -> None:
-        """Report that work of ``tokens`` tokens, whose `turn` came, has been computed or cancelled."""
+    def done(self, tokens: int, *, is_computed: bool = True) -> None:
+        """Report that work of ``tokens`` tokens, whose `turn` came, has been computed or given up.
+
+        What is given up adds no tokens to the rate, only time if there is other work. Else every missed deadline would
+        make the model look faster, more work would be accepted, and more deadlines would be missed.
+        """
         self._running_tokens -= tokens
         if not self._running_tokens and not self.num_waiting:  # nothing waits or runs: all clients start anew
             self._given_tokens, self._level = {}, 0
-        now = self._clock()
-        spent = now - self._measured
-        fading = math.exp(-spent / MEMORY_S)
-        lasting_s = MEMORY_S * (1 - fading)  # the part of the time just spent that has not decayed yet
-        self._busy_s = self._busy_s * fading + lasting_s
-        self._done_tokens = self._done_tokens * fading + tokens * (lasting_s / spent if spent else 1.0)
-        self._measured = now
+        if is_computed or (self.num_waiting and self._busy_s):
+            spent = (now := self._clock()) - self._measured
+            fading = math.exp(-spent / MEMORY_S)
+            lasting_s = MEMORY_S * (1 - fading)  # the part of the time just spent that has not decayed yet
+            self._busy_s = self._busy_s * fading + lasting_s
+            computed = tokens * (lasting_s / spent if spent else 1.0) if is_computed else 0.0
+            self._done_tokens = self._done_tokens * fading + computed
+            self._measured = now
         self._fill()
 
     def _fill(self) -> None:

@@ -33,6 +33,11 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.task.name}{IN_CONTEXT}"
 
     @property
+    def signature(self) -> "InContext":
+        """What changes with every change of it, as for a `serving.models.registry.StoredAdapter`."""
+        return self
+
+    @property
     def prompt_format(self) -> PromptFormat:
         return PromptFormat(max_text_words=self.max_text_words)
 

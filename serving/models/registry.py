@@ -93,6 +93,11 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return sorted(stored, key=lambda version: (version.name != pinned, -version.written_at, version.name))
 
     @property
+    def stored(self) -> list[StoredAdapter | InContext]:
+        """All that may be loaded."""
+        return [*self.adapters, *self.in_context.values()]
+
+    @property
     def refused(self) -> list[Refused]:
         """What is not served, with the reasons, including pins of versions that do not exist."""
         return [*self.faults, *absent_pins(PINS_FILE, self.pins, [adapter.card for adapter in self.adapters])]

@@ -103,9 +103,8 @@ class Scorer:
         adapter = lora.lora_name if lora else BASE
         work_tokens = len(ids) - self._hits.expected(adapter, ids)
         await self._dispatcher.turn(adapter, work_tokens, after_tokens, client)
-        turn = time.monotonic()
+        turn, last = time.monotonic(), None
         try:
-            last = None
             async for output in self._engine.generate(
                 {"type": "token", "prompt_token_ids": ids}, params, f"classify-{next(self._ids)}", lora_request=lora
             ):
@@ -118,7 +117,7 @@ class Scorer:
             if last is None or last.outputs[0].finish_reason == "abort":  # it is being stopped
                 raise _engine_down()
         finally:
-            self._dispatcher.done(work_tokens)
+            self._dispatcher.done(work_tokens, is_computed=last is not None)
         self._hits.record(adapter, ids, last.num_cached_tokens or 0)
         return request, last, turn, time.monotonic()
 

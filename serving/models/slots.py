@@ -19,7 +19,7 @@ from fourshot.engine.machine.memory import free_bytes
 from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.models.admission import student_files
 from fourshot.serving.models.registry import FolderContents, StoredAdapter
-from fourshot.serving.settings import ServeSettings
+from fourshot.serving.settings import ServeSettings, options_in
 
 MIB, GIB = 1 << 20, 1 << 30
 BYTES_PER_WEIGHT = 2  # bf16 or fp16; on a machine without either, twice that
@@ -88,11 +88,12 @@ def fit(
     """Compute the sizes that ``settings`` leave open. Raises InputError, naming what to lower, if they do not fit.
 
     ``free`` and ``gpu_free``: free bytes of this machine's memory and of a GPU's (0: no GPU); None: as they are now.
+    GPUs that share the weights, by an option of vLLM, count together.
     With a GPU, it holds the base, the slots and the KV cache, and this machine's memory holds the adapters.
     """
     decoder = read_json(Path(base.path) / "config.json", _Decoder)
     free = free_bytes() if free is None else free
-    gpu_free = _free_on_gpu() if gpu_free is None else gpu_free
+    gpu_free = (_free_on_gpu() if gpu_free is None else gpu_free) * _gpus_each(settings)
     cards = [stored.card for stored in contents.adapters if isinstance(stored.card, AdapterCard)]
     tasks = len({card.task.name for card in cards})
     rank = settings.max_lora_rank or max((slot_rank(card.training.r) for card in cards), default=8)
@@ -135,6 +136,13 @@ def _free_on_gpu() -> int:
     """Return the free bytes of GPU memory; 0 without a GPU."""
     names = gpus(os.environ)
     return free_gpu_bytes(names) if names else 0
+
+
+def _gpus_each(settings: ServeSettings) -> int:
+    """Return the number of GPUs that share the weights of one server."""
+    options = options_in(settings.vllm_arguments)
+    number = options.get("--tensor-parallel-size") or options.get("-tp") or ""
+    return max(1, int(number)) if number.isdecimal() else 1  # vLLM reports what is no number
 
 
 def _num_slots(settings: ServeSettings, num_tasks: int) -> int:

@@ -104,14 +104,16 @@ class Students(Loader):
         """
         arrived = time.monotonic()
         await self.dispatcher.turn(BASE, tokens, after_tokens, client)
+        is_computed = False
         try:
             question = _Question(model_input, asyncio.get_running_loop().create_future())
             self._waiting.setdefault(version, []).append(question)
             if self._working is None or self._working.done():
                 self._working = asyncio.create_task(self._work())
             answer, began, ended = await question.answer
+            is_computed = True
         finally:
-            self.dispatcher.done(tokens)
+            self.dispatcher.done(tokens, is_computed=is_computed)
         return answer, began - arrived, ended - began
 
     async def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""A pin of a version that is not there: another one answers, and it is told."""
+"""Logged once, however long it lasts: a pin of a version that is not there, and a folder that is away."""
 
 import logging
 import os
@@ -32,3 +32,20 @@ def test_a_pin_of_what_is_not_there_is_listed_and_logged_once(
     assert f"refused: pins.json: desk is pinned to {old.name}" in capfd.readouterr().out
     write_pins(tmp_path, {})
     assert sync.now() == {"desk": new.name} and sync.reasons() == {}
+
+
+def test_a_folder_that_is_away_is_logged_once_and_takes_no_task_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fourshot.serving.models.base_model.stage", lambda folder, card, staging, *_: staging)
+    (root := tmp_path / "served").mkdir()
+    adapter, sync = make_adapter(root, DESK), Sync(root)
+    assert sync.now() == {"desk": adapter.name}
+    with caplog.at_level(logging.WARNING, "fourshot.serving"):
+        for _ in range(2):
+            root.rename(tmp_path / "away")
+            for _ in range(2):
+                assert sync.now() == {"desk": adapter.name}
+            (tmp_path / "away").rename(root)
+            assert sync.now() == {"desk": adapter.name}
+    assert caplog.text.count("the adapters' folder cannot be read") == 2

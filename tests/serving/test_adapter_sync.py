@@ -206,8 +206,12 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
         shots = tuple(Example(text=text, label=label) for text, label in texts)
         write_in_context(tmp_path, InContext(task=task, shots=shots))
     with caplog.at_level(logging.WARNING, "fourshot.serving"):
-        assert sync.now() == {"desk": ""}
-    assert "task many cannot be served in context: its 600 examples need " in caplog.text
+        for _ in range(3):
+            assert sync.now() == {"desk": ""}
+    assert caplog.text.count("many.in-context.json is refused: its 600 examples need ") == 1
+    assert "600 examples" in sync.reasons()["many.in-context.json"]
+    write_in_context(tmp_path, InContext(task=DESK, shots=(Example(text="good " * 250, label="good-label"),) * 40))
+    assert sync.now() == {"desk": ""} and "its 40 examples" in sync.reasons()["desk.in-context.json"]
     adapter = make_adapter(tmp_path, many_labels, verbalizer="token", shots=shots)
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}

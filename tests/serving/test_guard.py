@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,16 @@ def test_depth_is_counted_no_further_than_it_matters() -> None:
     assert json_depth(b"[" * 40 + b"]" * 40, 32) > 32
     assert json_depth(b"[]" * 500_000, 32) == 1
     assert json_depth(b"{}}" * 100_000, 32) == 1
+
+
+def test_a_key_file_with_a_fault_is_logged_once(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fourshot.serving.app.guard.READ_KEYS_EVERY_S", 0.0)
+    key = add_key(file, "a")
+    guard = Guard(App(), Limits(), Keys(file))
+    file.write_text("[[key")
+    with caplog.at_level(logging.WARNING, "fourshot.serving"):
+        for _ in range(3):
+            assert asyncio.run(ask(guard, headers=bearer(key)))[0] == 200
+    assert caplog.text.count("the keys that were loaded before stay valid") == 1

@@ -1,7 +1,10 @@
 """What of a text is not read is said by every way of asking, and is the same part in each."""
 
+import asyncio
 import json
 import math
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +16,16 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.task import Example
+from fourshot.serving.api import Method
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.models.base_model import ModelVersion
 from fourshot.serving.models.registry import StoredAdapter
 from fourshot.serving.models.scorer import ScoredText, combined_answers
+from fourshot.serving.models.version import PreparedRequest
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
-from tests.serving.app_in_process import answer_to
+from tests.serving.app_in_process import DESK, InProcess, answer_to
 from tests.serving.fake_server import FakeService, Received, Reply, served
 
 LONG = "begin " + "word " * 308 + "end"
@@ -114,6 +120,25 @@ def test_a_server_gives_one_answer_to_the_parts_of_a_text() -> None:
 def test_a_server_says_how_much_of_each_text_it_did_not_read() -> None:
     answer = json.loads(answer_to("POST", "/v1/classify/desk", json.dumps({"input": ["short", LONG]}).encode()).body)
     assert [result.get("cut_words") for result in answer["results"]] == [None, 10]
+
+
+def test_many_prompts_are_made_in_a_thread_however_short_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In context, each of them has the examples, too: 256 texts of ten characters are a million characters."""
+    in_main_thread, prepare = list[bool](), ModelVersion._prepare
+
+    def recorded(version: ModelVersion, texts: Sequence[str], method: Method) -> PreparedRequest:
+        in_main_thread.append(threading.current_thread() is threading.main_thread())
+        return prepare(version, texts, method)
+
+    async def run() -> None:
+        app = InProcess()
+        app.adapters.add(DESK, [Example(text="please open the door " * 20, label="lock")] * 20)
+        for texts in (["a"], ["a"] * 10):
+            assert (await app.ask("POST", "/v1/classify/desk", json.dumps({"input": texts}).encode())).code == 200
+
+    monkeypatch.setattr(ModelVersion, "_prepare", recorded)
+    asyncio.run(run())
+    assert in_main_thread == [True, False]
 
 
 def test_a_client_hands_on_what_the_service_did_not_read(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What a service counts, of tasks that come and go."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -8,7 +9,9 @@ import pytest
 
 from fourshot.pipeline.task import Example
 from fourshot.serving.app import metrics as module
+from fourshot.serving.app.lifecycle import live
 from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.settings import ServeSettings
 from tests.serving.app_in_process import DESK, InProcess
 
 
@@ -54,3 +57,32 @@ def test_what_was_counted_of_tasks_that_went_is_dropped_once_it_was_scraped(monk
         assert tasks_of(metrics) == {*metrics.num_requests} == {*metrics.num_in_flight} == {"desk", "task-1"}
 
     asyncio.run(run())
+
+
+def test_requests_are_answered_while_metrics_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going through those of a thousand tasks takes most of a second."""
+    is_forgetting, is_answered, in_time = threading.Event(), threading.Event(), list[bool]()
+
+    def forget() -> None:
+        is_forgetting.set()
+        in_time.append(is_answered.wait(2))
+
+    async def refresh(*_: float) -> bool:
+        return True
+
+    async def run() -> None:
+        app = InProcess()
+        vars(app.adapters).update(damaged=set(), num_waiting=0, tokens_per_s=0.0, refresh=refresh)
+        monkeypatch.setattr(app.service.metrics, "forget", forget)
+        tasks = await live(app.service, ServeSettings(adapters="unused"))
+        while not is_forgetting.is_set():
+            await asyncio.sleep(0)
+        assert (await app.ask("POST", "/v1/classify/desk", b'{"input": "a"}')).code == 200
+        is_answered.set()
+        while not in_time:
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(run())
+    assert in_time[0]

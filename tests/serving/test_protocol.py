@@ -205,3 +205,35 @@ def test_an_idle_connection_is_kept_for_as_long_as_the_limits_say() -> None:
             await server.shutdown()
 
     assert asyncio.run(run()) >= 1.9
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (head(LENGTH) + BODY, b"\r\n\r\n"),
+        (head(LENGTH) + BODY[:-2], BODY[-2:-1]),
+        (head(LENGTH) + BODY[:-2], BODY[-2:]),
+    ],
+    ids=["blank lines", "a part of a body that was refused", "the rest of one"],
+)
+def test_nothing_that_is_sent_behind_an_answer_keeps_a_connection_without_end(before: bytes, after: bytes) -> None:
+    """A thousand such connections would be all that a service has."""
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await send_answer(send, 401, b"{}")
+
+    async def run() -> None:
+        limits = Limits(header_timeout_s=0.2, body_timeout_s=0.3, keep_alive_s=0.4)
+        server, port = await started(refuse, limits)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(before)
+            assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 401")
+            writer.write(after)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        finally:
+            await server.shutdown()
+
+    asyncio.run(run())

@@ -12,6 +12,7 @@ from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.serving.clients.client import Pace
 from fourshot.serving.clients.proxies import MOST_ANSWER_BYTES
 from fourshot.serving.clients.remote.completions import (
     CompletionResponse,
@@ -20,6 +21,7 @@ from fourshot.serving.clients.remote.completions import (
     read_completion,
     read_labels,
 )
+from fourshot.serving.clients.remote.endpoint import CompletionRequest, Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
@@ -40,6 +42,17 @@ def test_a_redirect_is_not_followed_and_says_where_it_leads(
         with pytest.raises(RequestError, match=rf"redirects to {told}, where nothing was sent.* --teacher {told}"):
             annotations_of(teacher(endpoint, task), tmp_path, "snow")
         assert len(endpoint.chat_requests) == before + 1
+
+
+def test_what_waits_for_its_turn_is_not_sent_after_the_end(endpoint: FakeEndpoint) -> None:
+    """After Ctrl-C, or when the key is rejected, only requests that are sent already are waited for, and paid."""
+    endpoint.replies = [failure(401, "no such key")]
+    bodies = [{"messages": [{"role": "user", "content": text}], "max_tokens": 1} for text in "abcd"]
+    with Endpoint(f"{endpoint.url}/v1", "large", RemoteSettings(concurrency=4, retries=0), "work") as model:
+        model._pace = Pace(1)  # as after some 429
+        with pytest.raises(RequestError, match="no such key"):
+            model.ask([CompletionRequest(route="chat", body=body) for body in bodies])
+    assert len(endpoint.chat_requests) == 1
 
 
 @pytest.mark.parametrize("code", [200, 400])

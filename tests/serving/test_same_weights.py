@@ -15,7 +15,7 @@ from fourshot.pipeline.task import Task
 from fourshot.serving.models.adapters_folder import add_adapter
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from tests.serving.random_students import make_student
-from tests.serving.test_adapter_sync import CARDS, Sync, one_of
+from tests.serving.test_adapter_sync import CARDS, Sync, cut, one_of
 
 FILM, GERMAN = task_of("film"), task_of("german", ("gut", "schlecht"))
 
@@ -125,3 +125,28 @@ def test_the_version_of_another_task_is_no_damaged_copy(tmp_path: Path, sync: Sy
     with pytest.raises(InputError, match="has the same weights, and belongs to the task film"):
         add_adapter(root, str(with_task(source, tmp_path / "edited", GERMAN)))
     assert labels(sync) == {"film": [*FILM.label_names]}
+
+
+def test_what_the_engine_cannot_load_leaves_no_copy(
+    tmp_path: Path, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(name: str, folder: Path) -> None:
+        raise RuntimeError("no such module")
+
+    monkeypatch.setattr(sync.model, "_load", fail)
+    first = make_adapter(tmp_path / "served", FILM)
+    assert sync.now() == {}
+    assert sync.reasons() == {first.name: "vLLM cannot load it: no such module"}
+    assert [*(tmp_path / "served" / ".staging").iterdir()] == []
+
+
+@pytest.mark.parametrize("make", [make_adapter, make_student])
+def test_a_version_that_was_moved_and_then_damaged_answers_on(
+    tmp_path: Path, sync: Sync, make: Callable[..., Path]
+) -> None:
+    name = make(tmp_path / "served", FILM).name
+    assert sync.now() == {"film": name}
+    moved = (tmp_path / "served" / name).rename(tmp_path / "served" / "moved")
+    assert sync.now() == {"film": name}
+    cut(moved)
+    assert sync.now() == {"film": name} and "still served" in sync.reasons()["moved"]

@@ -97,3 +97,9 @@ def test_what_does_not_fit_on_a_gpu_is_refused_before_vllm_starts(contents: Fold
         fit(settings(kv_cache_bytes=5 * GIB), resolve_model(None), contents, FREE, gpu_free=4 * GIB)
     with pytest.raises(InputError, match=r"900 adapters in memory 8\.2\. Lower --max-cpu-loras"):
         fit(settings(max_cpu_loras=900), resolve_model(None), contents, 2 * GIB, gpu_free=80 * GIB)
+
+
+@pytest.mark.parametrize("words", [("--tensor-parallel-size", "4"), ("--tensor-parallel-size=4",), ("-tp", "4")])
+def test_gpus_that_share_the_weights_count_together(contents: FolderContents, words: tuple[str, ...]) -> None:
+    large = settings(kv_cache_bytes=5 * GIB, vllm_arguments=words)
+    assert fit(large, resolve_model(None), contents, FREE, gpu_free=4 * GIB).gpu_free_bytes == 16 * GIB

@@ -18,7 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.machine.files import write_json
+from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.student_card import STUDENT_FILE, file_hashes, load_student_card
+from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.service import Caller, Service
 from fourshot.serving.fleet.launch import complete
@@ -30,10 +32,11 @@ from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.serving_model import ServingModel, file_to_use
-from tests.serving.random_students import MAX_TOKENS, change_tokenizer, make_student
+from tests.serving.random_students import MAX_TOKENS, change_tokenizer, make_student, make_text_student
 from tests.serving.test_adapter_sync import Sync
 
 TASK, OTHER = task_of("task-0", ("good", "bad", "so-so")), task_of("other")
+FACTS = GenerationTask(name="facts", instruction="Write a text.")
 
 
 def test_a_task_with_both_is_answered_by_the_newer_or_pinned_one_and_by_each_that_is_asked_for(
@@ -252,3 +255,17 @@ def test_a_tokenizer_is_tried_by_another_process_once_for_all_students_that_have
     with pytest.raises(AdapterError, match=r"not loaded within 0\.001 s"):
         admission.check_tokenizer(second)
     assert len(tried) == 2
+
+
+@pytest.mark.parametrize("name", ["._model.safetensors", "notes.txt", "._config.json"])
+def test_files_beside_a_student_that_its_card_does_not_name_are_not_copied(tmp_path: Path, name: str) -> None:
+    """Copied from a Mac, or added by its owner: neither damage it."""
+    (root := tmp_path / "served").mkdir()
+    for student in (make_student(root, TASK), make_text_student(root, FACTS)):
+        (student / name).write_bytes(b"of no use")
+    contents = Registry(root, no_base).read()
+    assert contents.tasks == ["facts", "task-0"] and not contents.refused
+    for stored in contents.adapters:
+        assert not isinstance(stored.card, AdapterCard)
+        copy, _ = admission.stage_student(stored.folder, stored.card, tmp_path / "copies")
+        assert (copy / "model.safetensors").is_file() and not (copy / name).exists()

@@ -36,7 +36,7 @@ from fourshot.serving.testing.adapters import task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
 from fourshot.training.students.llama_writer import LlamaWriter
 from tests.pipeline.task_folders import write_jsonl
-from tests.serving.fake_server import FakeService, Reply, served
+from tests.serving.fake_server import FakeService, Received, Reply, refusal, served
 from tests.serving.random_students import MOST_WRITTEN, make_student, make_text_student
 
 FACTS = GenerationTask(name="facts", instruction="Write a text.", input_name="Facts", target_name="Text")
@@ -197,18 +197,46 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
         fourshot.annotate_text(student, tmp_path / "facts.jsonl", tmp_path / "more.csv", data="/nosuch")
 
 
-def test_a_version_that_was_not_there_at_the_beginning_writes_no_row_in_another_s_name(tmp_path: Path) -> None:
-    info = TaskInfo(
-        task="facts", labels=[], adapter="facts-1", versions=["facts-1"], pinned=False, methods=[], kind="generation"
-    )
+LISTED = TaskInfo(
+    task="facts", labels=[], adapter="facts-1", versions=["facts-1"], pinned=False, methods=[], kind="generation"
+)
+
+
+def answer_with(texts: int) -> GenerateResponse:
     result = Generated(
         text="Rome.", finish_reason="stop", prompt_tokens=1, completion_tokens=1, queue_ms=0.0, model_ms=0.0
     )
     usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1, total_tokens=2)
-    answer = GenerateResponse(
-        task="facts", method="student", student="facts-1", results=[result], usage=usage, total_ms=1.0
+    return GenerateResponse(
+        task="facts", method="student", student="facts-1", results=[result] * texts, usage=usage, total_ms=1.0
     )
-    listed = TaskList(base_model="", tasks=[info])
+
+
+class FailingService(FakeService):
+    """Fails on what is odd."""
+
+    def usual(self, request: Received) -> Reply:
+        if b"odd" in request.body:
+            return refusal(500, "fault", "The service has failed.")
+        answer = answer_with(len(request.texts)) if request.body else TaskList(base_model="", tasks=[LISTED])
+        return Reply(body=msgspec.json.encode(answer))
+
+
+def test_an_input_on_which_a_service_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    with served(FailingService()) as service:
+        write = find_writer(service.url, FACTS).write(tmp_path / "log.txt", ignore)
+        (part,) = write(iter([["rome", "odd", "oslo"]]))
+        assert [(answer.text, answer.fault) for answer in part] == [
+            ("Rome.", ""),
+            ("", "The service has failed."),
+            ("Rome.", ""),
+        ]
+        with pytest.raises(ServiceError, match=r"generated none of 8 texts: The service has failed\."):
+            list(write(iter([["odd"] * 8])))
+
+
+def test_a_version_that_was_not_there_at_the_beginning_writes_no_row_in_another_s_name(tmp_path: Path) -> None:
+    answer, listed = answer_with(1), TaskList(base_model="", tasks=[LISTED])
     with served(FakeService()) as service:
         replies = [listed, answer, msgspec.structs.replace(answer, student="facts-2")]
         service.replies = [Reply(body=msgspec.json.encode(reply)) for reply in replies]

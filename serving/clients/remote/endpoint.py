@@ -171,6 +171,8 @@ class Endpoint:
         route = self._client.chat.completions if request.route == "chat" else self._client.completions
         limit = request.body.get("n", 1) * (request.body.get("max_tokens") or request.body["max_completion_tokens"])
         async with self._pace.turn(), self._budget.room(request.chars, limit):
+            if self._ended.is_set():  # since it began to wait
+                raise ServiceError("given up, because another request failed")
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is per read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
