@@ -1,6 +1,7 @@
 """The measurements of corpora run, and say what was measured; what they measured lies in bench/results."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_the_rate_of_a_corpus_that_went_on_is_that_of_the_rows_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = {"rows": 5_100, "rows_twice": 0, "loaded_rows": {"sst2": 5_100}}
-    replaced = {"make_corpus": ([{"seconds": 10.0, "rows": 100}], {}), "inspect": corpus, "outcomes": []}
+    calls = [{"seconds": 10.0, "rows": 100}]
+    replaced: dict[str, Any] = {"make_corpus": (calls, {}), "inspect": corpus, "outcomes": []}
     for name, value in replaced.items():
         monkeypatch.setattr(corpus_real, name, lambda *_, value=value: value)
     (tmp_path / "real").mkdir()
