@@ -12,8 +12,8 @@ from fourshot.pipeline.distillation.annotating_text import (
     NamedWriter,
     TextAnnotationSummary,
     annotate_inputs,
-    check_inputs,
     forecast_of_writing,
+    inputs_left,
 )
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.events import OnEvent, ignore
@@ -197,12 +197,11 @@ def plan_text_annotation(
 ) -> Forecast | None:
     """Forecast what `annotate_text` with these ``arguments`` would take of a remote teacher; None for others.
 
-    Sends nothing. With ``out``, raises what `annotate_text` would raise.
+    Sends nothing. With ``out``, only inputs without a stored target count, and it raises what `annotate_text` would.
     """
     writer, inputs = _opened(task, unlabelled, **arguments)
-    if out is not None:
-        check_inputs(inputs, Path(out))
-    return forecast_of_writing(writer, [text for text in inputs.inputs if text], on_event or ignore)
+    remaining = [text for text in inputs.inputs if text] if out is None else inputs_left(inputs, Path(out))
+    return forecast_of_writing(writer, remaining, on_event or ignore)
 
 
 def _opened(

@@ -103,10 +103,12 @@ def install(python: Path, *arguments: str, extra_index: str = "") -> bool:
     options = configured(pip(python, "config", "list", capture=True).stdout)
     told = as_uv(options) if options is not None else None
     if told is not None and pip(python, "install", "--quiet", UV, capture=True).returncode == 0:
-        indexes = ["--index", extra_index] if extra_index else []
-        command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), *told[0], *indexes]
+        variables = {**os.environ, **told[1]}
+        if extra_index:  # in the variable, because `--index` would replace the indexes that it names
+            variables["UV_INDEX"] = f"{extra_index} {variables.get('UV_INDEX', '')}".strip()
+        command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), *told[0]]
         command += ["--index-strategy", "unsafe-best-match", *arguments]
-        if subprocess.run(command, env={**os.environ, **told[1]}, check=False).returncode == 0:
+        if subprocess.run(command, env=variables, check=False).returncode == 0:
             return True
         print("[env] uv could not install it; trying pip", flush=True)
         drop_unfinished(python)

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.machine.processes import ChildProcess, ParentLink, end_process, import_path, run_child
 
 STOP_S = 60.0
@@ -88,6 +88,12 @@ class OpenerProcess(Generic[Question, Answer]):
 def fourshot(*words: object, model: str | None = None) -> list[str]:
     """Return the arguments of a `fourshot` command, as a user would type it, for this Python interpreter."""
     return [sys.executable, "-m", "fourshot", *map(str, words), *(["--model", model] if model else [])]
+
+
+def run_fourshot(*words: object, model: str | None = None) -> None:
+    """Run a `fourshot` command, with its output on standard error. Raises FourshotError if it fails."""
+    if code := subprocess.run(fourshot(*words, model=model), stdout=sys.stderr).returncode:
+        raise FourshotError(f"`fourshot {' '.join(map(str, words))}` ended with exit code {code}; see above.")
 
 
 def peak_bytes() -> int:

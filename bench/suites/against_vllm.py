@@ -110,8 +110,9 @@ def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     base = resolve_model(options.model)
-    texts = load_workload("sst2", options.data, 4).texts[: options.requests]
-    prompts = [f"A review: {text}\nAnother review:" for text in texts]
+    workload = load_workload("sst2", options.data, 4)
+    workload.check_texts(options.requests, "or fewer --requests")
+    prompts = [f"A review: {text}\nAnother review:" for text in workload.texts[: options.requests]]
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # lets the cache be emptied
     with tempfile.TemporaryDirectory() as folder:
         adapters = Path(folder) / "served"

@@ -9,8 +9,6 @@ and model, with filler if that was measured, because runs make adapters with fil
 """
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -21,9 +19,10 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, ThreeTasks
 from fourshot.bench.core.parts import Page, Part, Section, TablePart
-from fourshot.bench.core.processes import fourshot
+from fourshot.bench.core.processes import run_fourshot
 from fourshot.bench.core.results import FinishedPieces, path_beside, read_result
 from fourshot.bench.core.suite import Suite
+from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import read_json, read_lines
 from fourshot.training.lora.examples import TrainingResult
@@ -46,7 +45,7 @@ def train_cost(task: str, options: Options) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     words = (task, "--data", options.data / task, "--out", folder, "--quiet", "--allow-short")
     started = time.perf_counter()
-    subprocess.run(fourshot("train", *words, model=options.model), check=True, stdout=sys.stderr)
+    run_fourshot("train", *words, model=options.model)
     seconds = time.perf_counter() - started
     results = [read_json(file, TrainingResult) for file in folder.glob("**/adapters/*/result.json")]
     return {
@@ -96,6 +95,11 @@ def tasks(options: Options) -> list[str]:
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Make the missing adapters. Return their costs and the break-even points."""
     latency = read_result(options.latency, "latency")
+    model, timed = resolve_model(options.model).name, latency["settings"]["model"]
+    if timed != model and not latency["dummy_weights"]:
+        raise InputError(
+            f"--latency {options.latency} is of {timed}; adapters would be of {model}. Name it in --model."
+        )
     names = tasks(options)
     for task in names:
         savings_per_request(latency, task)  # raises before an hour is spent

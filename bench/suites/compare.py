@@ -33,6 +33,7 @@ CHANCE = 0.01  # probability of a false alarm among all cells
 DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)
 LEAST = 0.05  # least change of a flagged cell, as a share
 EQUAL_SPEED = "Values are geometric means over the repeats, as the first result's machine would have measured them."
+DRIFT_APART = f"{EQUAL_SPEED} The last column is relative to the common change, which counts as drift."
 COMPARED = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # value -> sign of a change to slower
 
@@ -44,7 +45,7 @@ class CellChange(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     before: float
     after: float
-    slower: float  # change as a share of ``before``; 0.1: 10 % slower, whatever the measure; negative: faster
+    slower: float  # share of ``before``, without drift; 0.1: 10 % slower, whatever the measure; negative: faster
     flagged: bool
 
 
@@ -70,7 +71,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
     freedom = sum(len(pair.earlier) + len(pair.later) - 2 for pair in pairs)
     squares = (len(side) * pvariance(side) for pair in pairs for side in (pair.earlier, pair.later))
     scatter = math.sqrt(sum(squares) / freedom)
-    quantile = t.ppf(1 - CHANCE / len(pairs) / 2, freedom)
+    quantile = float(t.ppf(1 - CHANCE / len(pairs) / 2, freedom))
     repeats = min(min(len(pair.earlier), len(pair.later)) for pair in pairs)
     overall = median(pair.slower for pair in pairs)
     # A median over many cells varies far less than a cell; `DRIFT` covers what all repeats share.
@@ -101,14 +102,15 @@ class CellPair(NamedTuple):
 
     def change(self, drift: float, bound: float) -> CellChange:
         """Return the change. ``drift``: the change common to all pairs; ``bound``: on a single repeat's deviation."""
+        slower = self.slower - drift
         bound *= math.sqrt(1 / len(self.earlier) + 1 / len(self.later))
         return CellChange(
             cell=self.cell,
             measure=self.measure,
             before=math.exp(fmean(self.earlier)),
             after=math.exp(fmean(self.later)),
-            slower=math.expm1(self.slower),
-            flagged=abs(self.slower - drift) > max(bound, math.log1p(LEAST)),
+            slower=math.expm1(slower),
+            flagged=abs(slower) > max(bound, math.log1p(LEAST)),
         )
 
 
@@ -146,9 +148,10 @@ def report(compared: ResultChanges) -> list[Part]:
         for change in flagged
     ]
     beyond = "beyond noise" if compared.overall_flagged else "within noise"
+    note = EQUAL_SPEED if compared.overall_flagged else DRIFT_APART
     direction = "slower" if compared.overall > 0 else "faster"
     return [
-        *([TablePart(["cell", "", "before", "after", "slower by"], rows, left=2, note=EQUAL_SPEED)] if rows else []),
+        *([TablePart(["cell", "", "before", "after", "slower by"], rows, left=2, note=note)] if rows else []),
         f"{len(flagged)} of {len(compared.changes)} values changed beyond noise (a repeat scatters by "
         f"{100 * compared.scatter:.1f} %, so a change counts {_beyond(compared.bound)}).\n"
         f"Everything together: {abs(100 * compared.overall):.1f} % {direction}, {beyond} (it counts "

@@ -131,7 +131,7 @@ def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
         "killed_after_rows": killed,
         "corpus": corpus,
         "classes": outcomes(folder, options.tasks),
-        "rows_per_s": corpus["rows"] / sum(call["seconds"] for call in calls),
+        "rows_per_s": sum(call["rows"] for call in calls) / sum(call["seconds"] for call in calls),
         "targets": [
             at_least("rows", "", corpus["rows"], ROWS_GOAL),
             at_most("rows that are there twice", "", corpus["rows_twice"], 0),

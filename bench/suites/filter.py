@@ -2,13 +2,14 @@
 
     fourshot bench filter --data FOLDER --out FILE.json
 
-Needed tokens are those of the filler, the instruction and the shots once, and those of each candidate. Filler makes the
-shared tokens end at a block boundary of the cache. Computed tokens are counted by the engine.
+Needed tokens are those with which all prompts begin (filler, instruction, shots), once, and the others of each prompt.
+Filler makes the shared tokens end at a block boundary of the cache. Computed tokens are counted by the engine.
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,6 @@ from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
-from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 
 GOAL = 4.0
 ENGINES = {"uncached": "cache off", "base": "cache on"}
@@ -102,18 +102,13 @@ def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     return {"ways": sides, "targets": [at_least("filter with the prefix cache, against without", "times", gain, GOAL)]}
 
 
-def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dict[str, int]:
+def needed_tokens(model: str, requests: CellRequests) -> dict[str, int]:
     """Count tokens: of the shared beginning, of all prompts, and those needed if the beginning is computed once."""
-    tokenizer, task = load_tokenizer(model), workload.task
-
-    def count(*texts: str) -> int:
-        return sum(len(ids) for ids in encode_prompts(tokenizer, texts))
-
-    shared, alone = count(workload.prompt("x", workload.shots)), count(classification_prompt(task, "x", PromptFormat()))
-    prompts = count(*(request.prompt for request in requests.requests))
-    beginning = shared - alone + count(task.instruction)
-    needed = prompts - beginning * (len(requests.requests) - 1)
-    return {"beginning": beginning, "prompts": prompts, "needed": needed}
+    ids = encode_prompts(load_tokenizer(model), [request.prompt for request in requests.requests])
+    # In dictionary order, all lie between the least and the greatest, and so begin as these two do.
+    beginning = len([*takewhile(lambda pair: pair[0] == pair[1], zip(min(ids), max(ids), strict=False))])
+    prompts = sum(map(len, ids))
+    return {"beginning": beginning, "prompts": prompts, "needed": prompts - beginning * (len(ids) - 1)}
 
 
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
@@ -122,7 +117,7 @@ def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     workload = load_workload(options.task, options.data, options.shots, model.path)
     requests = filter_requests(workload, train_texts(workload, options.candidates))
     measure_with_and_without_cache(model.path, requests, done, path_beside(options.out, ".log"))
-    tokens = needed_tokens(model.path, workload, requests)
+    tokens = needed_tokens(model.path, requests)
     return {"tokens": tokens, **summarise(done.pieces, options.candidates)}
 
 

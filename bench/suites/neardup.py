@@ -34,11 +34,11 @@ BYTES_GOAL = 1024  # per text
 SETTINGS = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY}
 
 
-Tenths = Annotated[int, msgspec.Meta(ge=10)]  # times are measured per tenth
+Size = Annotated[int, msgspec.Meta(ge=1000)]  # fewer texts may have no changed one, and no time per tenth
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    sizes: Annotated[tuple[Tenths, ...], "numbers of texts, each at least 10"] = (10_000, 100_000, 1_000_000)
+    sizes: Annotated[tuple[Size, ...], "numbers of texts, each at least 1,000"] = (10_000, 100_000, 1_000_000)
     out: JsonOut = None
 
 
@@ -92,8 +92,9 @@ def measure_size(number: int) -> dict[str, Any]:
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
     """Measure every size."""
     progress = "{us_per_text} us per text, {changed_found} of {changed} found"
-    sizes = [done.add_once(str(size), partial(call_in_child, measure_size, size), progress) for size in options.sizes]
-    return {"rows": sizes, "targets": targets(sizes)}
+    sizes = sorted({*options.sizes})
+    rows = [done.add_once(str(size), partial(call_in_child, measure_size, size), progress) for size in sizes]
+    return {"rows": rows, "targets": targets(rows)}
 
 
 def targets(rows: Sequence[dict[str, Any]]) -> list[Target]:

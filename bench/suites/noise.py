@@ -3,13 +3,14 @@
     fourshot bench noise --data FOLDER --out FILE.json
 
 A small latency suite is run repeatedly, with and without a sleep before every step of the model. Each clean run is
-compared with the next clean one and with a slowed one, and then all runs with all. Runs are stored beside the result,
-and a killed call continues with them.
+compared with the next clean one and with a slowed one, and then all runs with all.
 """
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +21,7 @@ import msgspec
 from fourshot.bench.core.options import Out, Positive
 from fourshot.bench.core.parts import Part, TablePart, at_least, at_most
 from fourshot.bench.core.processes import fourshot
-from fourshot.bench.core.results import FinishedPieces, path_beside, read_result, show_progress
+from fourshot.bench.core.results import FinishedPieces, read_result, show_progress
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.compare import compare
 from fourshot.engine.errors import FourshotError
@@ -43,30 +44,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
-    """Run the small suite, unless its result exists. Return the result. Raises FourshotError if the run fails."""
-    folder = path_beside(options.out, "")
-    out = folder / f"{name}.json"
-    if not out.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = folder / "settings.json"
+    """Run the small suite. Return its result. Raises FourshotError if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, settings = Path(folder) / "latency.json", Path(folder) / "settings.json"
         settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
         words = ("--data", options.data, "--out", out, "--settings", settings, "--plant-sleep-ms", sleep_ms)
-        done = subprocess.run(fourshot("bench", "latency", *words), capture_output=True, text=True)
-        if done.returncode:
-            out.unlink(missing_ok=True)
-            raise FourshotError(f"run {name} ended with code {done.returncode}: {done.stderr[-2000:]}")
-        show_progress(f"run {name}: done")
-    return read_result(out, "latency")
+        ended = subprocess.run(fourshot("bench", "latency", *words), capture_output=True, text=True)
+        if ended.returncode:
+            raise FourshotError(f"run {name} ended with code {ended.returncode}: {ended.stderr[-2000:]}")
+        return read_result(out, "latency")
 
 
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
-    """Make all runs, and compare them."""
-    clean = [run_once("clean-0", 0.0, options)]
-    slowed = []
-    comparisons = []
+    """Make the runs that are not ``done``, and compare all."""
+
+    def made(name: str, sleep_ms: float = 0.0) -> Any:
+        return done.add_once(name, partial(run_once, name, sleep_ms, options), "done")
+
+    clean = [made("clean-0")]
+    slowed, comparisons = list[Any](), list[dict[str, Any]]()
     for number in range(1, options.repeats + 1):
-        clean.append(run_once(f"clean-{number}", 0.0, options))
-        slowed.append(run_once(f"slowed-{options.sleep_ms:g}-{number}", options.sleep_ms, options))
+        clean.append(made(f"clean-{number}"))
+        slowed.append(made(f"slowed-{number}", options.sleep_ms))
         for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed[-1]])):
             changes = compare(*pair)
             flagged = sum(change.flagged for change in changes.changes)

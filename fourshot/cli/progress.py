@@ -22,12 +22,12 @@ class ProgressBars:
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
-            TextColumn("{task.fields[name]}"),
+            TextColumn("{task.fields[name]}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", markup=False),
             _Rate(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", style="dim", markup=False),
             console=console or Console(stderr=True),
         )
         self._bars: dict[tuple[str, str], Task] = {}  # of running steps, by stage and, for a training, message
@@ -57,7 +57,7 @@ class ProgressBars:
                 return  # the end of a step may be reported twice
             bar = self._bars[key] = self._new_bar(event.unit)
         name, count = harmless(f"{event.stage}  {event.message}".rstrip()), _count(event)
-        figures_text = figures(event)
+        figures_text = harmless(figures(event))
         self._progress.update(
             bar.id, completed=event.done, total=event.total, name=name, count=count, figures=figures_text
         )

@@ -17,7 +17,7 @@ from fourshot.pipeline.forecasts.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher, accounted
 from fourshot.pipeline.rows.held_cells import check_cells
-from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, place_table, unfinished_folder
+from fourshot.pipeline.rows.unfinished import ANSWERS_FILE, may_be_written, num_lines, place_table, unfinished_folder
 from fourshot.pipeline.rows.written_table import check_written
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -114,11 +114,11 @@ def annotate_inputs(
     )
 
 
-def check_inputs(table: InputRows, out: Path) -> None:
-    """Raise InputError if the targets of ``table`` cannot be written into ``out``, before any is generated."""
+def inputs_left(table: InputRows, out: Path) -> list[str]:
+    """Return the inputs of ``table`` without a stored target. Raises InputError if ``out`` cannot be written."""
     check_written(out, table.columns, ADDED)
     check_cells(out, table.columns, table.rows)
-    unfinished_folder(out)
+    return [text for text in table.inputs if text][num_lines(unfinished_folder(out) / ANSWERS_FILE) :]
 
 
 def write_lines(

@@ -80,6 +80,15 @@ def test_bars_show_count_figures_and_one_bar_per_step() -> None:
     assert "10/20 steps" in shown and "loss 0.25" in shown
 
 
+def test_a_class_in_brackets_is_shown_in_a_bar_and_ends_nothing() -> None:
+    stream = io.StringIO()
+    with ProgressBars(Console(file=stream, force_terminal=True, width=120)) as bars:
+        for label in ("[urgent]", "[/INST]"):
+            bars(Event(stage="generate", done=1, total=9, unit="texts", detail=f"{label} is slowest"))
+            bars._progress.refresh()
+    assert "[urgent] is slowest" in stream.getvalue() and "[/INST] is slowest" in stream.getvalue()
+
+
 def test_a_step_that_another_one_follows_leaves_no_bar_behind() -> None:
     bars = ProgressBars(Console(file=io.StringIO(), force_terminal=True, width=120))
     for number in range(4):

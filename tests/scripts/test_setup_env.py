@@ -136,6 +136,22 @@ def test_uv_does_it_where_it_is(installers: ModuleType, environment: Path, uv: N
     assert installer_of("two", environment) == "uv"
 
 
+def test_an_index_for_torch_is_beside_those_that_pip_is_configured_to(
+    installers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[dict[str, Any]] = []
+
+    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        ran.append({"command": command, **how})
+        listing = "global.extra-index-url='https://own.example'\n" if "config" in command else ""
+        return subprocess.CompletedProcess(command, 0, stdout=listing)
+
+    monkeypatch.setattr(installers.subprocess, "run", run)
+    assert installers.install(tmp_path / "bin" / "python", "torch", extra_index="https://torch.example")
+    assert ran[-1]["env"]["UV_INDEX"] == "https://torch.example https://own.example"
+    assert "--index" not in ran[-1]["command"], "uv would then ignore the variable"
+
+
 def test_pip_does_it_where_uv_has_no_word_for_an_option(
     installers: ModuleType, environment: Path, uv: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

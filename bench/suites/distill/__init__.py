@@ -126,14 +126,15 @@ def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
 
 
 def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Group the rows by task, real data and strategy; each group includes the students without texts."""
+    """Group the rows by task, real data and strategy; each group includes the students without texts, if any."""
     curves: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         curves[row["task"], row["real"], row["strategy"]].append(row)
+    with_texts = {place[:2] for place in curves if place[2] not in (NONE, TEACHER)}
     return {
-        (task, real, strategy): [*curves.get((task, real, NONE), ()), *curve_rows]
+        (task, real, strategy): [*(curves.get((task, real, NONE), ()) if strategy != NONE else ()), *curve_rows]
         for (task, real, strategy), curve_rows in curves.items()
-        if strategy not in (NONE, TEACHER)
+        if strategy != TEACHER and (strategy != NONE or (task, real) not in with_texts)
     }
 
 

@@ -21,7 +21,14 @@ from fourshot.bench.core.roofline import SHAPES, check_shape, measure_machine, s
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http
-from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, fewer_requests, in_process_cells
+from fourshot.bench.suites.latency.plan import (
+    HTTP_VARIANTS,
+    LatencyCell,
+    LatencySettings,
+    Options,
+    fewer_requests,
+    in_process_cells,
+)
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
 from fourshot.engine.checkpoints.models import resolve_model
@@ -59,10 +66,14 @@ def latency_settings(options: Options) -> LatencySettings:
         on_weights = ("merged", "transformers")
         changed["variants"] = tuple(name for name in settings.variants if VARIANTS[name].engine not in on_weights)
     settings = msgspec.structs.replace(settings, **changed)
-    if unknown := [name for name in (*settings.variants, *settings.http_variants) if name not in VARIANTS]:
-        raise InputError(f"unknown methods {unknown} in ways or http_ways. Allowed are {', '.join(VARIANTS)}.")
-    if unknown := [task for task in (*settings.tasks, *settings.open_tasks) if task not in shipped_tasks()]:
-        raise InputError(f"unknown tasks {unknown}. Allowed are {', '.join(sorted(shipped_tasks()))}.")
+    for key, names, allowed in (
+        ("ways", settings.variants, VARIANTS),
+        ("slow_requests", settings.slow_requests, VARIANTS),
+        ("http_ways", settings.http_variants, HTTP_VARIANTS),
+        ("tasks", (*settings.tasks, *settings.open_tasks), sorted(shipped_tasks())),
+    ):
+        if unknown := [name for name in names if name not in allowed]:
+            raise InputError(f"unknown {unknown} in {key}. Allowed are {', '.join(allowed)}.")
     return settings
 
 

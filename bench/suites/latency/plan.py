@@ -22,8 +22,10 @@ SLOW_REQUESTS = {
     FLOOR: {1: 24, SATURATED: 96},
 }
 HTTP_SECONDS = {1: 1.5, 16: 2.0}
+HTTP_VARIANTS = ("lora", "icl_warm", "icl_off")  # what a request to a service can ask for
 Load = Annotated[int, msgspec.Meta(ge=0)]  # concurrent requests; `SATURATED`: all at once
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
+PerLoad = Annotated[dict[Load, Above0], msgspec.Meta(min_length=1)]  # concurrency -> seconds
 
 
 class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,9 +42,9 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     warmup_requests: Annotated[int, msgspec.Meta(ge=0)] = 3
     many_adapters: Positive = 8
     http: bool = True
-    http_variants: tuple[str, ...] = msgspec.field(default=("lora", "icl_warm", "icl_off"), name="http_ways")
-    http_seconds: dict[Load, Above0] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> seconds
-    open_tasks: tuple[str, ...] = ("sst2",)
+    http_variants: tuple[str, ...] = msgspec.field(default=HTTP_VARIANTS, name="http_ways")
+    http_seconds: PerLoad = msgspec.field(default_factory=HTTP_SECONDS.copy)
+    open_tasks: tuple[str, ...] = ("sst2",)  # those of them that are in `tasks`
     open_shares: tuple[Above0, ...] = (0.5, 0.8)  # loads as shares of the variant's rate at the highest concurrency
     open_seconds: Above0 = 3.0
     slo_ms: Above0 = 250.0  # goodput counts responses within this time
@@ -150,7 +152,7 @@ def http_cells(settings: LatencySettings) -> list[LatencyCell]:
 def open_cells(settings: LatencySettings) -> Iterator[LatencyCell]:
     """Yield the open loops: Poisson arrivals at shares of each variant's own capacity."""
     for repeat in range(settings.repeats):
-        for task in settings.open_tasks:
+        for task in filter(settings.tasks.__contains__, settings.open_tasks):
             for name in settings.http_variants:
                 for share in settings.open_shares:
                     yield LatencyCell(route="http-open", variant=name, task=task, repeat=repeat, share=share)

@@ -67,8 +67,9 @@ def collect(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[Group,
 
 def _place(group: Group, settings: LatencySettings) -> tuple[Any, ...]:
     route, variant, task, load = group
+    variants = [*settings.measured_variants, *settings.http_variants]
     is_last = route != "http-open" and load == SATURATED
-    return ROUTES.index(route), settings.tasks.index(task), settings.measured_variants.index(variant), is_last, load
+    return ROUTES.index(route), settings.tasks.index(task), variants.index(variant), is_last, load
 
 
 def rates(repeats: Sequence[CellMeasurement]) -> list[float]:

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
-from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
+from fourshot.bench.core.options import JsonOut, Model, Positive, Shape, ThreeTasks
 from fourshot.bench.core.parts import Part, TablePart, Target, at_most
-from fourshot.bench.core.results import FinishedPieces, read_result, show_progress
+from fourshot.bench.core.results import FinishedPieces, show_progress
 from fourshot.bench.core.roofline import opened_base
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.suites.serving.traffic import (
@@ -37,7 +37,6 @@ from fourshot.bench.suites.serving.traffic import (
     put_adapter,
 )
 from fourshot.engine.core import Adapter, EngineSettings
-from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.serving.testing.server import RunningService, running_service
@@ -50,7 +49,7 @@ BATCH_GOAL = 1.25  # times the base model's time, for a batch of any of these si
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    data: Annotated[Path | None, "a folder with sst2/, trec/ and ag_news/"] = None
+    data: ThreeTasks
     model: Model = None
     shape: Shape = None
     seconds: Annotated[float, msgspec.Meta(ge=20), "of the long load, at least 20: memory is looked at every 2"] = 600
@@ -58,7 +57,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cores: Annotated[str, "of the service, as taskset names them"] = ""
     load_cores: Annotated[str, "of the load generator"] = ""
     out: JsonOut = None
-    table: Annotated[Path | None, "measure nothing: print this result as Markdown"] = None
 
 
 @contextmanager
@@ -122,9 +120,7 @@ def batch_targets(batches: Sequence[Mapping[str, Any]]) -> list[Target]:
 
 
 def measure(options: Options, done: FinishedPieces) -> dict[str, Any]:
-    """Measure all parts; ``done`` is unused, as a load cannot be resumed. Raises InputError without --data."""
-    if options.data is None:
-        raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
+    """Measure all parts; ``done`` is unused, as a load cannot be resumed."""
     with opened_base(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
         traffic = Traffic(Path(folder), options.data, base.path if options.shape else options.model)
         batches = multi_lora(traffic)
@@ -229,13 +225,6 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     return [TablePart.of(loads.items(), columns, note=note), TablePart.of(result["batches"], prices, left=0)]
 
 
-def print_table(options: Options) -> bool:
-    """Print the result of --table as Markdown, if it is given. Return whether it is."""
-    if options.table:
-        print(SUITE.markdown(read_result(options.table, "serving")))
-    return bool(options.table)
-
-
 def _show(name: str, value: Any) -> None:
     show_progress(f"{name}: {json.dumps(value)}")
 
@@ -251,5 +240,4 @@ SUITE = Suite(
     tasks=lambda options: SOURCES,
     measure=measure,
     report=report,
-    alternative_action=print_table,
 )

@@ -161,7 +161,8 @@ def hf_trainer(training: TrainerCall) -> TrainerResult:
 def _masked_rows(training: TrainerCall, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
     """Yield the token ids of prompts with their labels; only the labels count for the loss."""
     for prompt, target in zip(training.prompts, training.targets, strict=True):
-        prompt_ids, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        answer = tokenizer(f" {training.labels[target]}", add_special_tokens=False)["input_ids"]
         yield {"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer}
 
 

@@ -11,7 +11,7 @@ import torch
 
 from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
-from fourshot.bench.core.processes import check_cores
+from fourshot.bench.core.processes import check_cores, run_fourshot
 from fourshot.bench.core.results import (
     FinishedPieces,
     check_data,
@@ -263,3 +263,9 @@ def test_a_shape_beside_a_model_and_an_unknown_one_are_refused() -> None:
     unknown = r"unknown shape 'vicuna-70b'\. Allowed are vicuna-7b"
     with pytest.raises(InputError, match=unknown), opened_base(None, "vicuna-70b"):
         pass
+
+
+def test_a_command_that_a_suite_runs_and_that_fails_is_no_fault_of_fourshot(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FourshotError, match=r"`fourshot train nothing` ended with exit code 2; see above"):
+        run_fourshot("train", "nothing")
+    assert "nothing" in capfd.readouterr().err

@@ -3,6 +3,7 @@
 import pkgutil
 import re
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import pytest
 from fourshot.bench import suites as registry
 from fourshot.bench.core.options import HIDDEN, POSITIONAL, REPEATED, Positive, read_options
 from fourshot.bench.suites import SUITES, load_suite, run_suite
-from fourshot.bench.suites.all import ALL, Options, command
+from fourshot.bench.suites.all import ALL, Options, command, run_all
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 
@@ -24,6 +25,21 @@ def test_every_suite_understands_what_it_is_asked_by_all(name: str) -> None:
     suite, _ = load_suite(name)
     options: Any = read_options(suite.options, words[words.index(name) + 1 :], name)
     assert (options.out, options.model) == (Path(f"/nowhere/out/{name}.json"), "a-model")
+
+
+def test_all_runs_suites_in_its_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`breakeven` reads what `latency` writes."""
+    ran: list[str] = []
+
+    def run(words: list[str]) -> CompletedProcess[str]:
+        ran.append(words[words.index("bench") + 1])
+        return CompletedProcess(words, 0)
+
+    monkeypatch.setattr("fourshot.bench.suites.all.subprocess.run", run)
+    for task in ("sst2", "trec", "ag_news"):
+        (tmp_path / task).mkdir()
+    assert run_all(Options(data=tmp_path, out=tmp_path / "out", suites=("breakeven", "latency"))) == 0
+    assert ran == ["latency", "breakeven"]
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fourshot.bench.core.parts import markdown
-from fourshot.bench.core.results import write_result
+from fourshot.bench.core.results import FinishedPieces, write_result
+from fourshot.bench.suites import noise
 from fourshot.bench.suites.compare import CellChange, ResultChanges, compare, report
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
@@ -62,6 +63,21 @@ def test_what_became_faster_is_told_and_is_no_alarm() -> None:
     assert compared.overall_flagged
     assert not compared.slower
     assert "% faster, beyond noise" in markdown(report(compared))
+
+
+@pytest.mark.parametrize(("common", "own", "alarm"), [(1.085, 1.01, False), (0.92, 0.995, True)])
+def test_a_cell_is_slower_or_faster_than_the_common_change(common: float, own: float, alarm: bool) -> None:
+    """Below `DRIFT`, what all cells share is taken for a change of the machine, on either side."""
+    after = result(1, slower=common)
+    for cell, unchanged in zip(after["cells"][-1:], result(1)["cells"][-1:], strict=True):
+        cell["requests_per_s"]["values"] = [rate / own for rate in unchanged["requests_per_s"]["values"]]
+        cell["p50_ms"]["values"] = [own * ms for ms in unchanged["p50_ms"]["values"]]
+    compared = compare(result(1), after)
+    (change, _) = (change for change in compared.changes if change.flagged)
+    assert not compared.overall_flagged
+    assert change.slower == pytest.approx(own / common - 1)
+    assert compared.slower is alarm
+    assert "relative to the common change" in markdown(report(compared))
 
 
 def test_a_change_is_given_as_the_bound_that_it_is_beyond() -> None:
@@ -149,3 +165,23 @@ def test_a_value_of_zero_is_named() -> None:
     broken["cells"][3]["p50_ms"]["values"][1] = 0.0
     with pytest.raises(InputError, match="in-process/lora/sst2/3 has a value of 0"):
         compare(broken, result(2))
+
+
+def test_runs_of_noise_are_kept_with_what_they_were_measured_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of an earlier commit are not taken for those of the present one."""
+    made: list[str] = []
+
+    def run_once(name: str, sleep_ms: float, options: noise.Options) -> dict[str, Any]:
+        made.append(name)
+        return result(len(made), slower=1 + sleep_ms / 50)
+
+    monkeypatch.setattr(noise, "run_once", run_once)
+    options = noise.Options(data=tmp_path, out=tmp_path / "noise.json", repeats=2)
+    for commit in ("first", "second"):
+        done = FinishedPieces(tmp_path / "noise.rows.jsonl", {}, lambda commit=commit: {"commit": commit})  # type: ignore[misc]
+        measured = noise.measure(options, done)
+        assert [row["kind"] for row in measured["comparisons"]] == ["noise", "planted"] * 2
+        assert done.header["commit"] == "first"
+    assert made == ["clean-0", "clean-1", "slowed-1", "clean-2", "slowed-2"]

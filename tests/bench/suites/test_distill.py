@@ -9,7 +9,7 @@ import pytest
 
 from fourshot.bench.core.results import read_result
 from fourshot.bench.suites import run_suite
-from fourshot.bench.suites.distill import SUITE, turning_points
+from fourshot.bench.suites.distill import SUITE, curves_of, turning_points
 from fourshot.bench.suites.distill.cells import Options, TeacherGroup, teach
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotators import Annotate, Annotation, NamedAnnotator, Parts
@@ -176,3 +176,18 @@ def test_where_a_curve_turns_is_not_said_of_one_pair() -> None:
     assert turning_points([*one, *other])[0]["no_gain_beyond"] == 100
     result = {"settings": {"tasks": []}, "turning_points": turning_points(one), "left_out": []}
     assert "| 4 | annotate | - | - | - |" in SUITE.markdown({**result, "targets": []})
+
+
+def test_students_without_texts_are_shown_where_there_are_no_others() -> None:
+    """With `--amounts 0`, or `--real all`, which leaves no text to annotate."""
+    cells = (("4", "none", 0), ("4", "annotate", 100), ("all", "none", 0))
+    rows: list[dict[str, Any]] = [
+        {"task": "t", "real": real, "seed": 0, "strategy": strategy, "amount": amount, "accuracy": 0.5 + amount / 1000}
+        for real, strategy, amount in cells
+    ]
+    settings = {"tasks": ["t"], "real": ["4", "all"]}
+    result = {"settings": settings, "rows": rows, "curves": curves_of(rows), "turning_points": turning_points(rows)}
+    shown = SUITE.markdown({**result, "left_out": [], "targets": []})
+    assert (
+        "| 4 | annotate | 50.0 | 60.0 |" in shown and "| all | none | 50.0 | - |" in shown and "| 4 | none" not in shown
+    )

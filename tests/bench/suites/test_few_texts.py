@@ -9,6 +9,7 @@ import pytest
 
 from fourshot.bench.core.results import FinishedPieces
 from fourshot.bench.suites.adapters import SUITE as ADAPTERS
+from fourshot.bench.suites.against_vllm import SUITE as AGAINST_VLLM
 from fourshot.bench.suites.latency import SUITE
 from fourshot.bench.suites.latency.plan import LatencySettings, fewer_requests
 from fourshot.engine.errors import InputError
@@ -19,6 +20,7 @@ from fourshot.engine.errors import InputError
     [
         (SUITE, {"shape": "tiny", "repeats": 5}, 483, '{"requests": {"1": 12, "0": 95}, "slow_requests": {}}, for '),
         (ADAPTERS, {"most": 8}, 120, "or measure fewer adapters: --most 7"),
+        (AGAINST_VLLM, {"requests": 9}, 9, "or fewer --requests"),
     ],
 )
 def test_too_few_texts_are_told_before_anything_is_measured(

@@ -20,6 +20,7 @@ from fourshot.bench.suites.latency.plan import (
     LatencyCell,
     LatencySettings,
     Options,
+    all_cells,
     http_cells,
     in_process_cells,
     open_cells,
@@ -158,6 +159,7 @@ def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
         ({"requests": {}}, r"length >= 1 - at `\$.requests`"),
         ({"slow_requests": {"lora": {1: 0}}}, r">= 1 - at `\$.slow_requests"),
         ({"open_seconds": 0.0}, r"> 0.0 - at `\$.open_seconds`"),
+        ({"http_seconds": {}}, r"length >= 1 - at `\$.http_seconds`"),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name(tmp_path: Path, wrong: dict[str, Any], place: str) -> None:
@@ -165,6 +167,25 @@ def test_numbers_out_of_range_are_refused_by_name(tmp_path: Path, wrong: dict[st
     settings.write_text(json.dumps(wrong))
     with pytest.raises(InputError, match=place):
         latency_settings(Options(data=tmp_path, out=tmp_path / "out.json", settings=settings))
+
+
+@pytest.mark.parametrize("key", ["http_ways", "slow_requests"])
+def test_methods_that_cannot_be_measured_so_are_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "settings.json").write_text(
+        json.dumps({key: {"zero_shots": {}} if key == "slow_requests" else ["floor"]})
+    )
+    with pytest.raises(InputError, match=f"unknown .* in {key}. Allowed are"):
+        latency_settings(Options(data=tmp_path, out=tmp_path / "out.json", settings=tmp_path / "settings.json"))
+
+
+def test_over_http_any_tasks_and_methods_are_summed_up() -> None:
+    settings = msgspec.structs.replace(SETTINGS, tasks=("trec",), variants=("lora",), http=True)
+    over_http = [cell for cell in all_cells(settings) if cell.route != "in-process"]
+    assert {(cell.route, cell.task) for cell in over_http} == {("http", "trec")}, "sst2 has no open loop either"
+    pieces = measured(times, settings)
+    pieces |= {cell.name: pieces["in-process/lora/trec/c1/0"] for cell in over_http}
+    ways = [cell["way"] for cell in summarise(settings, pieces)["cells"] if cell["route"] == "http"]
+    assert list(dict.fromkeys(ways)) == ["lora", "icl_warm", "icl_off"]
 
 
 def test_an_adapter_that_is_slower_misses_its_targets() -> None:

@@ -165,6 +165,18 @@ def test_targets_stand_on_whole_numbers_only(options_of: Callable[..., Options])
     assert named == {"the default recipe above LoRA on the shots, mean", "the filter on above off, mean"}
 
 
+def test_a_difference_is_over_the_draws_of_both_methods() -> None:
+    """A result of --from has three draws, and what this suite adds has one."""
+    known = cells("sst2", ("fourshot", "lora"), (0, 1, 2))
+    added = cells("sst2", ("unfiltered",), (0,))
+    measured = {target.name: target.measured for target in paper_scores.paper_targets([*known, *added], (), ("sst2",))}
+    assert measured["the filter on above off, mean"] == 5.0
+    assert measured["the default recipe above LoRA on the shots, mean"] == 10.0
+    other = cells("sst2", ("unfiltered",), (7,))
+    names = {target.name for target in paper_scores.paper_targets([*known, *other], (), ("sst2",))}
+    assert names == {"the default recipe above LoRA on the shots, mean"}, "no draw in common"
+
+
 def test_texts_are_counted_up_to_the_last_finished_round(tmp_path: Path) -> None:
     task = Task(
         name="mood",

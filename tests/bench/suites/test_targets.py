@@ -1,19 +1,23 @@
 """What the suites are to reach, beside what was measured."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fourshot.bench.core.closed_loop import CellMeasurement, RequestTimes
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, RequestTimes
 from fourshot.bench.core.load import LoadAnswer
 from fourshot.bench.core.parts import Target, at_least, at_most, target_lines
-from fourshot.bench.suites import training
+from fourshot.bench.core.results import FinishedPieces
+from fourshot.bench.suites import breakeven, training
+from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.adapters import AdaptersSettings, cells, summarise
 from fourshot.bench.suites.latency.http import _measurement
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings
 from fourshot.bench.suites.latency.summary import instruction_targets, targets
 from fourshot.bench.suites.serving import batch_targets
-from fourshot.engine.errors import FourshotError
+from fourshot.engine.errors import FourshotError, InputError
 
 
 def measurement(seconds: float, cached: int = 0) -> CellMeasurement:
@@ -97,3 +101,21 @@ def test_a_load_that_nobody_answered_is_told_and_not_kept() -> None:
     refused = LoadAnswer(request=0, due_s=0.0, sent_s=0.0, done_s=1.0, status=503, answer='{"error": "starting"}')
     with pytest.raises(FourshotError, match="none of 2 requests was answered: 503"):
         _measurement([refused, refused])
+
+
+def test_needed_tokens_have_what_all_prompts_begin_with_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words between the shots and a text, such as "Text:", are among these."""
+    ids = [[7, 8, 9, 1, 5], [7, 8, 9, 4], [7, 8, 9, 1, 2, 3]]
+    monkeypatch.setattr(filter_bench, "load_tokenizer", lambda model: None)
+    monkeypatch.setattr(filter_bench, "encode_prompts", lambda tokenizer, prompts: ids)
+    requests = CellRequests(requests=(), warmup=(), labels=(), concurrency=0)
+    assert filter_bench.needed_tokens("", requests) == {"beginning": 3, "prompts": 15, "needed": 3 + 2 + 1 + 3}
+
+
+def test_an_adapters_cost_is_not_set_against_the_savings_of_another_base(tmp_path: Path) -> None:
+    latency = {"suite": "latency", "settings": {"model": "another", "tasks": []}, "dummy_weights": False}
+    file = tmp_path / "latency.json"
+    file.write_text(json.dumps(latency))
+    options = breakeven.Options(data=tmp_path, latency=file, out=tmp_path / "out.json")
+    with pytest.raises(InputError, match="is of another; adapters would be of SmolLM2-135M-Instruct"):
+        breakeven.measure(options, FinishedPieces(None, {}))

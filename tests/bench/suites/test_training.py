@@ -35,3 +35,13 @@ def test_data_is_a_folder_with_a_folder_for_each_task_or_the_tasks_own(tmp_path:
         assert (task.name, sorted(example.text for example in test)) == ("sst2", ["test 1", "test 2"])
     with pytest.raises(InputError, match="nowhere"):
         suite.task_and_test(suite.Options(task="sst2", data=tmp_path / "nowhere"))
+
+
+def test_the_other_trainer_learns_the_label_alone_with_a_tokenizer_that_begins_texts_with_a_token() -> None:
+    def tokenizer(text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1] * add_special_tokens + [100 + ord(letter) for letter in text]}
+
+    training = TrainerCall(model="", prompts=("a",), targets=(1,), labels=("x", "b"), epochs=1, seed=0, out="")
+    assert list(suite._masked_rows(training, tokenizer)) == [
+        {"input_ids": [1, 197, 132, 198], "labels": [-100, -100, 132, 198]}
+    ]

@@ -14,7 +14,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.machine.files import read_made
-from fourshot.pipeline.distillation.annotating_text import NamedWriter
+from fourshot.pipeline.distillation.annotating_text import NamedWriter, inputs_left
 from fourshot.pipeline.distillation.request import TextDistillation
 from fourshot.pipeline.distillation.text_pairs import written_pairs
 from fourshot.pipeline.forecasts import forecast as forecasts
@@ -22,6 +22,7 @@ from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
+from fourshot.pipeline.tasks.pairs import InputRows
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_distillation.distill_text import distill_text, read_data
 from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary, _scores
@@ -254,3 +255,14 @@ def test_models_that_write_the_same_have_times_of_their_own(tmp_path: Path) -> N
     slow, fast = ([WrittenAnswer(text="Kiel.", is_whole=whole, seconds=s)] for s, whole in ((2.0, True), (0.5, False)))
     scores = [_scores(tmp_path, answers, test) for answers in (slow, fast)]
     assert [(score.seconds, score.unfinished) for score in scores if score] == [(2.0, 0), (0.5, 1)]
+
+
+def test_a_plan_is_of_the_inputs_that_an_interrupted_call_left(tmp_path: Path) -> None:
+    """As for labels: a remote teacher was paid for the others."""
+    inputs = ["Cork", "", "Turin"]
+    rows = [{"input": text} for text in inputs]
+    table = InputRows(path=tmp_path, columns=("input",), input_columns=("input",), rows=rows, inputs=inputs)
+    assert inputs_left(table, tmp_path / "out.csv") == ["Cork", "Turin"]
+    (tmp_path / "out.csv.unfinished").mkdir()
+    write_jsonl(tmp_path / "out.csv.unfinished" / "answers.jsonl", [{"text": "It is Cork."}])
+    assert inputs_left(table, tmp_path / "out.csv") == ["Turin"]
