@@ -77,7 +77,7 @@ def longest_text(task: Task, shots: Sequence[Example], settings: FilterSettings)
     shots = bare_shots(task, shots)
     most = length_bounds(shots, settings)[1] // (len(task.input_fields) or 1)  # prompts show it in every field
     longest = max((shot.text for shot in shots), key=len)
-    return (f"{longest} " * most)[:most] if longest else ""
+    return (f"{longest} " * (most // len(longest) + 1))[:most] if longest else ""
 
 
 def bare_shots(task: Task, shots: Sequence[Example]) -> Sequence[Example]:

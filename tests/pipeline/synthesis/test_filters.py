@@ -2,6 +2,7 @@
 
 import random
 import time
+import tracemalloc
 from typing import Literal
 
 import msgspec
@@ -9,7 +10,14 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.synthesis.filters import FilterSettings, TextFilter, clean_completion, clean_text, length_bounds
+from fourshot.pipeline.synthesis.filters import (
+    FilterSettings,
+    TextFilter,
+    clean_completion,
+    clean_text,
+    length_bounds,
+    longest_text,
+)
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.task import Example
@@ -143,6 +151,16 @@ def test_the_bounds_follow_the_shots_and_every_shot_lies_within() -> None:
     assert length_bounds([Example(text="Hi!", label="bug")], FilterSettings()) == (3, 80)
     with pytest.raises(InputError, match="at least one shot"):
         length_bounds([], FilterSettings())
+
+
+def test_the_longest_text_of_a_document_takes_no_more_memory_than_a_few_documents() -> None:
+    long_shot = Example(text="word " * 20_000, label="bug")
+    tracemalloc.start()
+    longest = longest_text(TASK, [*SHOTS, long_shot], FilterSettings())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(longest) == 2 * len(long_shot.text) and longest.startswith(long_shot.text)
+    assert peak_bytes < 10 * len(long_shot.text)
 
 
 @pytest.mark.parametrize(("name", "value"), [("near_duplicate", 90), ("min_letters", -0.1), ("max_length_factor", 0.5)])
