@@ -133,7 +133,10 @@ def _base(request: TrainingsRequest, on_event: OnEvent) -> ResolvedModel:
 
 
 def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_event: OnEvent) -> Experiment:
-    """Return the run of one task, for its adapter alone. Raises the error that stands in place of the task."""
+    """Return the run of one task, for its adapter alone. Raises the error that stands in place of the task.
+
+    Also raises what makes its folder unusable: found later, it would end the work on all tasks.
+    """
     task, settings, folder = request.tasks[name], request.settings, request.root / name
     if isinstance(task, FourshotError):
         raise task
@@ -141,7 +144,9 @@ def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_e
     seeds = [load_shots(data, settings, RunFolder(folder))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, folder, flat=True, store=request.store)
     experiment.check_trainable()
+    experiment.check_claim()
     report_review(RunFolder(folder), task, on_event)
+    experiment.outcomes()
     return experiment
 
 

@@ -188,6 +188,27 @@ def test_trainings_and_comparisons_say_how_right_their_forecast_was(
         assert code == 0 and told.startswith("forecast 10 min, took ") and told.endswith(" less)"), told
 
 
+def test_a_folder_that_was_damaged_drops_out_and_the_others_go_on(
+    base: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, out = trained[0].parent / "tasks", trained[0]
+    file = out / "colours" / "candidates.jsonl"
+    written = file.read_bytes()
+    file.unlink()
+    code, printed = train(base, tasks, out)
+    outcomes = {str(line["task"]): line for line in printed if line["type"] == "task"}
+    assert code and "has 0 complete lines" in str(outcomes["colours"]["message"])
+    assert outcomes["shades"]["state"] == "finished"
+
+    planned: list[list[str]] = []
+    module = "fourshot.pipeline.runs.many.forecast_of_runs"
+    monkeypatch.setattr(module, lambda runs, *_, **__: planned.append([run.task.name for run in runs]))
+    _, printed = train(base, tasks, out, "--plan")
+    assert any("has 0 complete lines" in str(line.get("message")) for line in printed)
+    assert "shades" in planned[0] and "colours" not in planned[0]
+    file.write_bytes(written)
+
+
 @pytest.mark.parametrize("words", [[], ["sst2", "--tasks", "trec"], ["--tasks", "trec", "--data", "."]])
 def test_a_task_or_several_not_both_nor_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *words]) == 2
