@@ -165,10 +165,21 @@ def test_a_task_has_one_owner_and_the_others_go_on_without_it(
 
 def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_path: Path) -> None:
     tasks_in(tmp_path / "tasks")
-    stall = ("--per-class", "50", "--set", "generate.max_candidates=2")
+    stall = ("--per-class", "50", "--set", "generate.max_candidates=50", "--set", "filter.near_duplicate=0.3")
     code, printed = train(base, tmp_path / "tasks" / "colours", tmp_path / "out", *stall)
     (outcome,) = [line for line in printed if line["type"] == "task"]
     assert code == 1 and outcome["error"] == "ShortRunError" and "--allow-short" in str(outcome["message"])
+
+
+def test_more_texts_than_candidates_are_refused_before_any_work(base: str, tmp_path: Path) -> None:
+    task, out = write_task(tmp_path), tmp_path / "out"
+    code, printed = train(base, task, out, "--per-class", "641")
+    (outcome,) = [line for line in printed if line["type"] == "task"]
+    assert code == 2 and "641 texts per class are requested" in str(outcome["message"])
+    for words in (("compare", task, "--methods", "fourshot"), ("generate", task)):
+        code, printed = fourshot(*words, "--out", out, "--model", base, "--per-class", "641")
+        assert code == 2 and "generate.max_candidates=0" in str(printed[-1])
+    assert not (out / "colours").exists() and not (out / "manifest.json").exists()
 
 
 def test_trainings_and_comparisons_say_how_right_their_forecast_was(
