@@ -69,7 +69,9 @@ def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
     calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, CalibrationResult) if item else None
     calibrated = calibrated or CalibrationResult()
+    off = {} if cell.settings.calibrate else {"uncalibrated_because": "calibrate is off"}
     return Certainty(
+        **off,
         calibrated_on=calibrated.basis,
         temperature=calibrated.temperature,
         coverage=outcome.evaluation.curve if outcome.evaluation and _predicts_alone(cell) else calibrated.curve,

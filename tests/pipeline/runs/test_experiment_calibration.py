@@ -51,6 +51,8 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
     assert [example.text for example in learnt if example.kind == "synthetic"] == list(WRITTEN)
     assert [example.text for example in learnt if example.kind == "shot"] == [shot.text for shot in card.shots]
     assert report_data(experiment, "a run").certainty == certainty_of(experiment, experiment.cell("fourshot"))
+    off = experiment_with_texts(tmp_path / "off", "lora")
+    assert certainty_of(off, off.cell("lora")).uncalibrated_because == "calibrate is off"
 
 
 @pytest.mark.parametrize("methods", [("lora", "lora_calibrated"), ("lora_calibrated", "lora"), ("lora_calibrated",)])
