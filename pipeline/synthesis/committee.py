@@ -288,12 +288,8 @@ class Committee:
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
         """Return the same for an encoder."""
-        import numpy as np
-
-        if not texts:
-            return np.zeros((0, len(self._task.labels)))
         inputs = [encoder_text(self._task, text, files.max_tokens) for text in texts]
-        return _opened(files).probabilities(inputs).astype(np.float64)
+        return _opened(files).probabilities(inputs).astype("float64")
 
 
 @lru_cache(maxsize=OPEN_ENCODERS)
