@@ -153,6 +153,15 @@ def test_the_bounds_follow_the_shots_and_every_shot_lies_within() -> None:
         length_bounds([], FilterSettings())
 
 
+def test_of_documents_the_part_that_prompts_show_bounds_the_length() -> None:
+    document = Example(text=" ".join(f"word{number} of a report" for number in range(250)), label="bug")  # 1,000 words
+    written = candidate(" ".join(f"line{number} on thing{number}" for number in range(80)) + ".")  # 240 words
+    assert TextFilter([document], task=TASK).check(written) is None
+    assert TextFilter([document], task=TASK, max_text_words=1000).check(written) == "too_short"
+    short = [Example(text="two  blanks\nand a line end", label="bug")]
+    assert TextFilter(short, task=TASK).bounds == length_bounds(short, FilterSettings())
+
+
 def test_the_longest_text_of_a_document_takes_no_more_memory_than_a_few_documents() -> None:
     long_shot = Example(text="word " * 20_000, label="bug")
     tracemalloc.start()
