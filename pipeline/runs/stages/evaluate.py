@@ -94,7 +94,8 @@ def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine) -> Spli
 
 def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
     """Score some texts and discard the results: first requests are slower, which would distort one method's time."""
-    for adapter, form in dict.fromkeys(pair for cell in item.cells for pair in cell.answering):
+    left = [cell for cell in item.cells if not cell.is_done]
+    for adapter, form in dict.fromkeys(pair for cell in left for pair in cell.answering):
         answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
 
 
