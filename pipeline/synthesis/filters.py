@@ -68,22 +68,21 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def length_bounds(
-    shots: Sequence[Example], settings: FilterSettings, max_text_words: int | None = None
+    shots: Sequence[Example], settings: FilterSettings, max_text_words: int = MAX_TEXT_WORDS
 ) -> tuple[int, int]:
     """Return the fewest and the most characters of a text; every shot is within. Raises `InputError` for no shots.
 
-    Of longer shots, ``max_text_words`` count: a model writes no longer texts than those that its prompt shows.
+    For the fewest, ``max_text_words`` of a shot count: a model writes no longer texts than those that its prompt shows.
     """
     if not shots:
         raise InputError("the length bounds come from the shots, and there are none. Give at least one shot per class.")
     texts = [shot.text for shot in shots]
-    if max_text_words:
-        texts = [shown_text(text, max_text_words) if words_left_out(text, max_text_words) else text for text in texts]
-    lengths = [len(text) for text in texts]
+    shown = [shown_text(text, max_text_words) if words_left_out(text, max_text_words) else text for text in texts]
+    least = min(len(text) for text in shown)
     # A character of a script without blanks carries about as much as two others.
     shortest = settings.shortest_chars // (CHARS_PER_WORD if any(has_unspaced(shot.text) for shot in shots) else 1)
-    fewest = min(min(lengths), max(shortest, round(settings.min_length_factor * min(lengths))))
-    most = max(settings.longest_chars, round(settings.max_length_factor * max(lengths)))
+    fewest = min(least, max(shortest, round(settings.min_length_factor * least)))
+    most = max(settings.longest_chars, round(settings.max_length_factor * max(len(text) for text in texts)))
     return fewest, most
 
 

@@ -158,6 +158,8 @@ def test_of_documents_the_part_that_prompts_show_bounds_the_length() -> None:
     written = candidate(" ".join(f"line{number} on thing{number}" for number in range(80)) + ".")  # 240 words
     assert TextFilter([document], task=TASK).check(written) is None
     assert TextFilter([document], task=TASK, max_text_words=1000).check(written) == "too_short"
+    own = candidate(" ".join(f"page{number} of book{number}" for number in range(300)) + ".")  # 900 words of the user's
+    assert TextFilter([document], task=TASK).check(own) is None
     short = [Example(text="two  blanks\nand a line end", label="bug")]
     assert TextFilter(short, task=TASK).bounds == length_bounds(short, FilterSettings())
 
