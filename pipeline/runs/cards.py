@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import msgspec
+
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.probe import ProbeResult
 from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, TrainingText
@@ -69,14 +71,15 @@ def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
     calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, CalibrationResult) if item else None
     calibrated = calibrated or CalibrationResult()
-    off = {} if cell.settings.calibrate else {"uncalibrated_because": "calibrate is off"}
-    return Certainty(
-        **off,
+    certainty = Certainty(
         calibrated_on=calibrated.basis,
         temperature=calibrated.temperature,
         coverage=outcome.evaluation.curve if outcome.evaluation and _predicts_alone(cell) else calibrated.curve,
         scope=calibrated.scope,
     )
+    if cell.settings.calibrate:
+        return certainty
+    return msgspec.structs.replace(certainty, uncalibrated_because="calibrate is off")
 
 
 def _predicts_alone(cell: MethodCell) -> bool:
