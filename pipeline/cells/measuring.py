@@ -54,7 +54,7 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
     adapter: Adapter | None = None
     form: PromptFormat = PromptFormat()  # of the prompts that the adapter was trained on
     align: bool = False  # put filler before prompts that show shots
-    calibration: Literal["none", "contextual", "batch"] = "none"
+    calibration: Literal["none", "batch"] = "none"
     has_temperature: bool = False  # stored beside the adapter
     annotators: Annotators | None = None  # that predict in place of the adapter
 
@@ -111,7 +111,6 @@ class SplitLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     """Label log-probabilities of every test text, before calibration, and their cost."""
 
     logprobs: np.ndarray  # float32 or float64 [num_texts, num_labels]
-    content_free: np.ndarray | None  # float32 [num_content_free_texts, num_labels]
     seconds: float
     prompt_tokens: int
     cached_tokens: int
@@ -127,12 +126,10 @@ def answer(
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
     align: bool = False,
-    content_free: bool = False,
 ) -> SplitLogprobs:
     """Score every text of ``test``, with as many of ``shots`` in the prompt as fit; give none for adapters.
 
     ``form``: of the prompts that the adapter was trained on. ``align``: put filler before prompts that show shots.
-    ``content_free``: score the texts that contextual calibration needs, too.
 
     The prefix cache is emptied first, so that the seconds do not depend on previous evaluations. Raises InputError for
     an empty test split, NoRoomError if not one of the ``shots`` of each class fits.
@@ -147,17 +144,12 @@ def answer(
     if shown:
         plain = msgspec.structs.replace(form, filler=None)
         form = aligned(plain, task, engine.settings, shown, longest) if align else plain
-
-    def score(texts: Sequence[str]) -> np.ndarray:
-        return label_scores(engine, task, texts, form, shown, adapter)
-
     engine.reset_prefix_cache()
     before = engine.stats()
-    logprobs = score([example.text for example in test])
+    logprobs = label_scores(engine, task, [example.text for example in test], form, shown, adapter)
     ran = engine.stats().since(before)
     return SplitLogprobs(
         logprobs=logprobs,
-        content_free=score(list(calibrations.CONTENT_FREE)) if content_free else None,
         seconds=ran.busy_s,
         prompt_tokens=ran.prompt_tokens,
         cached_tokens=ran.cached_tokens,
@@ -189,7 +181,6 @@ def answer_together(
     has_encoders = any(member.encoder for member in members)  # which do not run in the engine
     return SplitLogprobs(
         logprobs=np.log(probabilities + calibrations.SMALLEST),
-        content_free=None,
         seconds=elapsed_s if has_encoders else ran.busy_s,
         prompt_tokens=ran.prompt_tokens,
         cached_tokens=ran.cached_tokens,
@@ -200,21 +191,14 @@ def measure(
     answers: SplitLogprobs,
     task: Task,
     test: Sequence[Example],
-    calibration: Literal["none", "contextual", "batch"] = "none",
+    calibration: Literal["none", "batch"] = "none",
     temperature: float | None = None,
 ) -> Evaluation:
     """Compare predictions with the labels. "batch" calibration uses the test texts, never their labels.
 
-    ``temperature``: of the adapter's calibration; None: it was not calibrated. Raises ValueError if "contextual"
-    calibration lacks ``answers.content_free``.
+    ``temperature``: of the adapter's calibration; None: it was not calibrated.
     """
-    fitted = calibrations.NONE
-    if calibration == "batch":
-        fitted = calibrations.batch(answers.logprobs)
-    elif calibration == "contextual":
-        if answers.content_free is None:
-            raise ValueError("contextual calibration needs answers with content_free=True")
-        fitted = calibrations.contextual(answers.content_free)
+    fitted = calibrations.batch(answers.logprobs) if calibration == "batch" else calibrations.NONE
     gold = [task.label_names.index(example.label) for example in test]
     ece_before = None
     if temperature is not None:

@@ -18,7 +18,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
 
     display_name: str
     shots_in_prompt: bool = False
-    calibration: Literal["none", "contextual", "batch"] = "none"  # of the predictions for test texts
+    calibration: Literal["none", "batch"] = "none"  # of the predictions for test texts
     trained: bool = False
     real_per_class: int = 0  # real examples to train on; 0: the shots
     synthetic: bool = False

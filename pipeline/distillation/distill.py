@@ -153,6 +153,8 @@ def _experiment(accepted: _Accepted, data: TaskData) -> Experiment | None:
     seeds = [load_shots(data, request.settings, RunFolder(folder))]
     experiment = Experiment(data, base, request.settings, ["fourshot"], seeds, folder, flat=True)
     experiment.check_trainable()
+    if request.writes:
+        generate.check_candidates(experiment)
     return experiment
 
 

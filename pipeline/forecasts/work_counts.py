@@ -36,7 +36,8 @@ class TokenCounts:
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
         self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
         self.tokens = token_counter(model_path)
-        self.text_tokens = fmean(self.tokens(f" {shot.text}") for shot in self.shots) + 1
+        form = PromptFormat(max_text_words=settings.max_text_words)
+        self.text_tokens = fmean(self.tokens(f" {form.shown(shot.text)}") for shot in self.shots) + 1
         self.num_labels = len(task.labels)
 
     def draws(self, per_class: float, *, chat: ChatTurns | None = None, batches: float = 1) -> StageWork:

@@ -13,6 +13,7 @@ from fourshot.pipeline.synthesis.types import Verdict
 
 ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws; with fewer, an acceptance rate is too uncertain
 MOST_LISTED = 20  # stalled classes listed in a message
+MOST_REASONS = 3  # for which its texts were rejected
 RECENT_BATCHES = 10  # a class's acceptance rate is that of its last batches: it falls as texts begin to repeat
 
 
@@ -192,7 +193,7 @@ def short_run_error(
     """
     lines = [
         f"  - {title}: {count.kept} of {per_class} kept from {count.drawn} draws ({accepted(count)}); "
-        f"{more_draws(count, per_class)}"
+        f"{more_draws(count, per_class)}{_mostly_rejected(count)}"
         for title, count in classes[:MOST_LISTED]
     ]
     if (rest := len(classes) - len(lines)) > 0:
@@ -203,6 +204,14 @@ def short_run_error(
         f"Some classes stalled before they had enough texts:\n{listing}\nAll others are finished, and everything is in "
         f"{folder}. Continue there with the texts it has (--allow-short), or start again in another folder (--out): "
         "request fewer texts (--per-class; --generate of distill), allow more candidates (--set "
-        "generate.max_candidates=...) or a lower rate (--set generate.min_acceptance=...), or describe these labels "
-        "better in the task file."
+        "generate.max_candidates=...) or a lower rate (--set generate.min_acceptance=...), allow what the text filter "
+        "rejects (--set filter.min_letters=... and other filter settings), or describe these labels better in the task "
+        "file."
     )
+
+
+def _mostly_rejected(count: ClassCount) -> str:
+    """Return the most frequent reasons for rejection, for people, after a semicolon; "" if there are none."""
+    most = Counter(count.rejected).most_common(MOST_REASONS)
+    reasons = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in most)
+    return f"; rejected: {reasons}" if reasons else ""

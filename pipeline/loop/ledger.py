@@ -65,7 +65,8 @@ class Ledger:
         self.calibration = NONE if self._mode == "none" else calibration
         # A run that learns probabilities gains from every annotated text; a corpus has a given size.
         self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.annotates_in_place)
-        self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
+        words = settings.max_text_words
+        self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task, max_text_words=words)
         strength, labels = settings.variety.suppress, brief.task.label_names
         self._use = {label: WordUse(brief.task, brief.shots, label, strength) for label in (labels if strength else ())}
         self._folds = folds or {}

@@ -35,6 +35,7 @@ class _ActorState(msgspec.Struct):
     node: str  # of Ray
     call: Any = None  # reference of the last call
     has_answered: bool = False
+    has_worked: bool = False  # it returned a result; it may answer before its engine is open
     introduced: set[str] = msgspec.field(default_factory=set)  # keys of the briefs that it has
     units: dict[UnitKey, Unit] = {}  # that it was given, or will be with the next call
     new: list[Unit] = []  # those of ``units`` that will be sent with the next call
@@ -141,8 +142,8 @@ class RayWorkers:
         try:
             answer = msgspec.json.decode(ray.get(state.call), type=list[UnitResult | UnitProgress] | ChildFailure)
         except ray.exceptions.RayError as error:  # the actor died, or its machine left
-            failure = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
-            self._lose(state, failure, is_fault=not state.has_answered)
+            failure = FourshotError(f"An actor died before it had a result: {str(error).splitlines()[0]}")
+            self._lose(state, failure, is_fault=not state.has_worked and state.node in nodes(self._engine.gpus))
             return []
         if isinstance(answer, ChildFailure):
             self._lose(state, answer.error(), is_fault=True)
@@ -154,6 +155,7 @@ class RayWorkers:
             if isinstance(message, UnitProgress) or state.units.pop(message.unit.key, None) is not None
         ]
         if results:
+            state.has_worked = True
             del self._faults[state.node]
         self._ask(state)
         return results
@@ -161,7 +163,7 @@ class RayWorkers:
     def _lose(self, state: _ActorState, failure: FourshotError, *, is_fault: bool) -> None:
         """Remove an actor; its units go to others. ``is_fault``: count against its machine, which may be excluded.
 
-        Raises ``failure`` if all machines are excluded.
+        Raises ``failure`` if all machines are excluded, and none of their actors is left.
         """
         import ray
 
@@ -171,8 +173,9 @@ class RayWorkers:
         self._faults[state.node] += is_fault
         if not is_fault or self._faults[state.node] < MOST_DEATHS:
             return
-        self._tell(f"a machine is excluded after {MOST_DEATHS} failures: {failure}")
-        if all(self._faults[node] >= MOST_DEATHS for node in nodes(self._engine.gpus)):
+        if self._faults[state.node] == MOST_DEATHS:
+            self._tell(f"a machine is excluded after {MOST_DEATHS} failures: {failure}")
+        if not self._actors and all(self._faults[node] >= MOST_DEATHS for node in nodes(self._engine.gpus)):
             raise failure
 
     def _look(self) -> None:

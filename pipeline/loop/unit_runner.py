@@ -168,7 +168,9 @@ class _Task:
     @cached_property
     def _filter(self) -> TextFilter:
         """Filter of generated texts; a task whose texts are only annotated needs none, and may have no shots."""
-        return TextFilter(self.brief.shots, self.brief.settings.filter, task=self.brief.task)
+        brief = self.brief
+        words = brief.settings.max_text_words
+        return TextFilter(brief.shots, brief.settings.filter, task=brief.task, max_text_words=words)
 
     @cached_property
     def _annotator(self) -> InContextAnnotator | Committee:

@@ -50,15 +50,12 @@ def reason_figure(data: ReportData) -> dict[str, Any] | None:
 
 
 def short_classes(data: ReportData) -> str:
-    """Return a sentence on the classes with fewer texts than requested, if ``allow_short`` is set; "" if none."""
-    if not data.settings.get("allow_short"):
-        return ""
-    wanted = data.settings["generate"]["per_class"]
-    kept = Counter(verdict.predicted or candidate.label for candidate, verdict in data.kept)
-    short = [f"{name} with {kept[name]:,}" for name in data.task.label_names if kept[name] < wanted]
+    """Return a sentence on the classes with fewer texts than requested, where that is allowed; "" if none."""
+    kept = Counter(candidate.label for candidate, _ in data.kept)
+    short = [f"{name} with {kept[name]:,}" for name in data.task.label_names if kept[name] < data.least_texts]
     if not (short and reason_figure(data)):
         return ""
-    return f"Classes with fewer than the requested {wanted:,} texts (--allow-short): {shorten(short)}."
+    return f"Classes with fewer than the requested {data.least_texts:,} texts: {shorten(short)}."
 
 
 def own_texts(data: ReportData) -> str:
@@ -72,7 +69,7 @@ def own_texts(data: ReportData) -> str:
         if reason != "kept" and (number := data.unlabelled.get(reason, 0))
     ]
     kept = data.unlabelled.get("kept", 0)
-    learnt = f"Of {total:,} texts without labels, {kept:,} are used for training with labels from the annotators"
+    learnt = f"Of {total:,} texts without labels, {kept:,} were kept with labels from the annotators"
     learnt += f", and {data.labelled:,} with labels from a person." if data.labelled else "."
     return f"{learnt} Left out: {', '.join(left_out)}." if left_out else learnt
 

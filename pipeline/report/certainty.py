@@ -38,7 +38,7 @@ def certainty_part(certainty: Certainty | None) -> dict[str, Any]:
     if curve is None:
         return {"lines": lines, "rows": [], "plot": ""}
     counted = f"Accuracy against coverage is from {count(curve.num_texts)} texts"
-    estimated = ", classified by other adapters: an estimate" if curve.source == "held-out texts" else ""
+    estimated = ", without labels: estimated from the probabilities" if curve.source == "held-out texts" else ""
     lines.append(f"{counted} ({curve.source}{estimated}).")
     rows = [min(curve.points, key=lambda point: abs(point.coverage - share)) for share in SHOWN]
     points = [(100 * point.coverage, 100 * point.accuracy) for point in curve.points]

@@ -83,6 +83,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     kept: tuple[tuple[Candidate, Verdict], ...] = ()
     rejected: tuple[tuple[Candidate, Verdict], ...] = ()
     facts: dict[str, str] = {}  # heading -> size, speed or cost of the classifier, beyond the table of methods
+    least_texts: int = 0  # to keep per class, where a run may continue with fewer; 0: it may not
     unsure: tuple[UnsureText, ...] = ()  # the texts of which a teacher was least certain, the least certain first
     unlabelled: dict[str, int] = {}  # reason -> number of the user's own texts
     labelled: int = 0  # of the user's own texts, those that a person was asked about and labelled

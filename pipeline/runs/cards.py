@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import msgspec
+
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.probe import ProbeResult
 from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, TrainingText
@@ -16,8 +18,11 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 
 def write_cards(experiment: Experiment) -> None:
-    """Write the card and the training examples of each finished adapter beside its weights."""
-    for cell in experiment.cells:
+    """Write the card and the training examples of each finished adapter beside its weights.
+
+    A bias-corrected method has the adapter of another one, whose scores are on the card: its own are not the adapter's.
+    """
+    for cell in sorted(experiment.cells, key=_predicts_alone):
         outcome = experiment.outcome(cell)
         if (training := outcome.training) is None:
             continue
@@ -54,7 +59,7 @@ def write_cards(experiment: Experiment) -> None:
             train_s=training.seconds,
             probe=training.probe,
             probed=beside.find(PROBED_FILE, ProbeResult),
-            scores=outcome.evaluation.scores if outcome.evaluation else None,
+            scores=outcome.evaluation.scores if outcome.evaluation and _predicts_alone(cell) else None,
             lineage=lineage | (learnt.lineage if cell.method.synthetic else {}),
         )
         beside.write(EXAMPLES_FILE, _examples(learnt, soft=cell.settings.learns_soft))
@@ -66,12 +71,20 @@ def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
     calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, CalibrationResult) if item else None
     calibrated = calibrated or CalibrationResult()
-    return Certainty(
+    certainty = Certainty(
         calibrated_on=calibrated.basis,
         temperature=calibrated.temperature,
-        coverage=outcome.evaluation.curve if outcome.evaluation else calibrated.curve,
+        coverage=outcome.evaluation.curve if outcome.evaluation and _predicts_alone(cell) else calibrated.curve,
         scope=calibrated.scope,
     )
+    if cell.settings.calibrate:
+        return certainty
+    return msgspec.structs.replace(certainty, uncalibrated_because="calibrate is off")
+
+
+def _predicts_alone(cell: MethodCell) -> bool:
+    """Whether the method's predictions are those of its adapter: they do not depend on other test texts."""
+    return cell.method.calibration == "none"
 
 
 def _examples(learnt: TrainingTexts, *, soft: bool) -> list[TrainingText]:

@@ -25,6 +25,7 @@ from fourshot.pipeline.runs.compared_settings import unused_in_comparison
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
+from fourshot.pipeline.runs.stages.generate import check_candidates
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.settings.effects import tell_unused
@@ -154,6 +155,7 @@ def _experiment(request: ComparisonRequest, on_event: OnEvent) -> Experiment:
     examples = [_examples(data, settings, seed, methods) for seed in request.seeds]
     experiment = Experiment(data, resolve_model(request.model), settings, methods, examples, request.folder)
     experiment.check_trainable()
+    check_candidates(experiment)
     return experiment
 
 

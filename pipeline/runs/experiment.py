@@ -154,19 +154,19 @@ class Experiment:
         if not self._has_texts(cell):
             return training_texts_of(cell, self.task)
         predictions = first.predictions if (first := self.first_classifier(cell)) else None
-        return self._once(("training texts", *cell.key), lambda: training_texts_of(cell, self.task, predictions))
+        return self._once("training texts", cell, lambda: training_texts_of(cell, self.task, predictions))
 
     def first_classifier(self, cell: MethodCell) -> FirstClassifier | None:
         """Return the first classifier; None without self-training or generated texts, and until all are annotated."""
         if not (cell.self_trains and self._are_annotated(cell) and cell.folder.has(GENERATED_FILE)):
             return None
-        return self._once(("first", *cell.key), lambda: FirstClassifier(self.task, self.model, cell, self.store))
+        return self._once("first", cell, lambda: FirstClassifier(self.task, self.model, cell, self.store))
 
     def annotator_jobs(self, writer: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the committee, those on shots first; none until the pool, if any, is drawn."""
         if writer.settings.annotate.has_pool and not writer.folder.has(POOL_FILE):
             return []
-        return self._once(("annotators", *writer.key), lambda: trainings.annotator_jobs(self.task, self.model, writer))
+        return self._once("annotators", writer, lambda: trainings.annotator_jobs(self.task, self.model, writer))
 
     def annotator_results(self, writer: MethodCell) -> list[TrainingResult]:
         """Return the finished trainings of the adapters that annotate for this method."""
@@ -185,7 +185,7 @@ class Experiment:
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
         """Return the trainings of the committee's encoders. Raises ModelNotFoundError where no encoder is installed."""
-        return self._once(("encoders", *writer.key), lambda: trainings.encoder_jobs(self.task, writer))
+        return self._once("encoders", writer, lambda: trainings.encoder_jobs(self.task, writer))
 
     def calibrator_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
@@ -199,7 +199,7 @@ class Experiment:
             return None
         if calibrators and len(self.annotator_results(calibrators)) < len(self.annotator_jobs(calibrators)):
             return None
-        return self._once(("calibration", *cell.key), lambda: self._calibration(cell, trained, calibrators))
+        return self._once("calibration", cell, lambda: self._calibration(cell, trained, calibrators))
 
     def _calibration(
         self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None
@@ -213,9 +213,9 @@ class Experiment:
     def job(self, cell: MethodCell) -> TrainingJob:
         """Return the training of a method's classifier. Synthetic texts that it is trained on must be complete."""
         assert cell.method.trained and self._has_texts(cell), cell.key
+        task, revision = self.task, self.model.revision
         return self._once(
-            ("job", *cell.key),
-            lambda: trainings.classifier_job(self.task, self.model.revision, cell, self.training_texts(cell)),
+            "job", cell, lambda: trainings.classifier_job(task, revision, cell, self.training_texts(cell))
         )
 
     def result(self, cell: MethodCell) -> TrainingResult | None:
@@ -266,7 +266,7 @@ class Experiment:
         measured = self.evaluation_cell(cell)
         file, left_out, evaluation = Path(measured.out), Path(measured.left_out), None
         if file.exists():
-            evaluation = self._once(file, lambda: WorkFolder(file.parent).read(file.name, Evaluation))
+            evaluation = self._once(measured.out, cell, lambda: WorkFolder(file.parent).read(file.name, Evaluation))
         learnt = self.training_texts(cell)
         return MethodOutcome(
             method=cell.name,
@@ -289,8 +289,9 @@ class Experiment:
     def _has_texts(self, cell: MethodCell) -> bool:
         return self._are_annotated(cell) and not ((first := self.first_classifier(cell)) and first.predictions is None)
 
-    def _once(self, key: object, compute: Callable[[], T]) -> T:
-        """Return the value cached for ``key``, or compute it. For values that no longer change once computed."""
+    def _once(self, what: str, cell: MethodCell, compute: Callable[[], T]) -> T:
+        """Return the cached value, or compute it. It must not change later, unless another prompt style is chosen."""
+        key = what, *cell.key, cell.form.chat
         if key not in self._computed:
             self._computed[key] = compute()
         return self._computed[key]

@@ -20,6 +20,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
+from fourshot.pipeline.runs.stages.generate import check_candidates
 from fourshot.pipeline.runs.stages.probe import probes
 from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_run
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -133,7 +134,10 @@ def _base(request: TrainingsRequest, on_event: OnEvent) -> ResolvedModel:
 
 
 def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_event: OnEvent) -> Experiment:
-    """Return the run of one task, for its adapter alone. Raises the error that stands in place of the task."""
+    """Return the run of one task, for its adapter alone. Raises the error that stands in place of the task.
+
+    Also raises what makes its folder unusable: found later, it would end the work on all tasks.
+    """
     task, settings, folder = request.tasks[name], request.settings, request.root / name
     if isinstance(task, FourshotError):
         raise task
@@ -141,7 +145,10 @@ def _experiment(request: TrainingsRequest, name: str, model: ResolvedModel, on_e
     seeds = [load_shots(data, settings, RunFolder(folder))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, folder, flat=True, store=request.store)
     experiment.check_trainable()
+    check_candidates(experiment)
+    experiment.check_claim()
     report_review(RunFolder(folder), task, on_event)
+    experiment.outcomes()
     return experiment
 
 

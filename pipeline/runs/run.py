@@ -24,6 +24,7 @@ from fourshot.pipeline.runs.plan import forecast_of_runs
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
+from fourshot.pipeline.runs.stages.generate import check_candidates
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.settings.effects import check_confidence, tell_unused, unused_in_run
@@ -145,6 +146,8 @@ def _experiment(request: RunRequest, on_event: OnEvent) -> Experiment:
         unlabelled=as_candidates(texts),
     )
     experiment.check_trainable()
+    if request.reaches("generate"):
+        check_candidates(experiment)
     return experiment
 
 

@@ -51,8 +51,7 @@ class StageDriver:
         """Run every stage up to ``until``, except finished work."""
         trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
         for name, experiment in self.experiments.items():
-            messages = {_without_folds(cell) for cell in experiment.cells}
-            messages |= {_other_passes(cell) for cell in experiment.cells if trains}
+            messages = {_other_passes(cell) for cell in experiment.cells if trains}
             messages = {
                 f"{name}: {message}" for message in messages - {""}
             } - self._told  # this may be called again, after a person was asked
@@ -113,16 +112,6 @@ def timed(took: dict[str, float], title: str) -> Iterator[None]:
     began_s = time.perf_counter()
     yield
     took[title] = took.get(title, 0.0) + time.perf_counter() - began_s
-
-
-def _without_folds(cell: MethodCell) -> str:
-    """Return a message on changed settings without effect, as no fold adapters are trained; "" if there are none."""
-    annotate, usual = cell.settings.annotate, RunSettings().annotate
-    of_folds = ("pool_per_class", "fold_weight", "fold_epochs")
-    names = [f"annotate.{name}" for name in of_folds if getattr(annotate, name) != getattr(usual, name)]
-    if not cell.method.synthetic or not names or annotate.folds:
-        return ""
-    return f"without effect: {' and '.join(names)}. annotate.folds is 0; 2 trains fold adapters"
 
 
 def _other_passes(cell: MethodCell) -> str:

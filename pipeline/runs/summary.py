@@ -87,6 +87,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),
         rejected=tuple(pair for pair in pairs if not pair[1].kept),
+        least_texts=main.settings.generate.per_class if main and main.settings.allow_short else 0,
         unlabelled=dict(Counter(verdict.reason for _, verdict in learnt.unlabelled)),
         labelled=len(learnt.answered),
         reviewed=learnt.review.counts,

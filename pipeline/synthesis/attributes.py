@@ -65,8 +65,9 @@ def list_attributes(
     lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in questions}
     for completion in completions:
         label, dimension = questions[completion.prompt_index]
+        ends = [comma.start() for comma in _COMMA.finditer(completion.text)]
         is_whole = completion.finish_reason == "stop"
-        lists[label.name, dimension].append(completion.text if is_whole else completion.text.rpartition(",")[0])
+        lists[label.name, dimension].append(completion.text if is_whole else completion.text[: max(ends, default=0)])
     form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
     return {label.name: _of_class(engine, task, label, shots, form, lists) for label in task.labels}
 

@@ -1,6 +1,7 @@
 """A committee: several annotators of the same texts, each kind weighted by its accuracy on unseen shots."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DECISIVE_LOG_ODDS = 1.0  # nats; an average's predictions further from zero rarely differ from its adapters' mean
 PROMPT_FOLDS = 4  # parts of a prompt's shots, each left out once to be annotated
+OPEN_ENCODERS = 8  # of all committees of a process, which may be many: each takes 0.1 GB
 
 
 class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +121,6 @@ class Committee:
             if annotator.fold is None:
                 fitted = self._fitted(annotator) if annotator.shown else annotator
                 self._kinds.setdefault(annotator.kind, []).append(fitted)
-        self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Annotator, Calibration] = {}
         self._weighs = annotate.weights == "held_out"
         scored = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
@@ -286,14 +287,14 @@ class Committee:
         return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
-        """Return the same for an encoder, which is loaded when it is first queried."""
-        import numpy as np
-
-        if not texts:
-            return np.zeros((0, len(self._task.labels)))
-        if files not in self._encoders:
-            from fourshot.training.students.classifier import StudentClassifier
-
-            self._encoders[files] = StudentClassifier(files.path, files.max_tokens)
+        """Return the same for an encoder."""
         inputs = [encoder_text(self._task, text, files.max_tokens) for text in texts]
-        return self._encoders[files].probabilities(inputs).astype(np.float64)
+        return _opened(files).probabilities(inputs).astype("float64")
+
+
+@lru_cache(maxsize=OPEN_ENCODERS)
+def _opened(files: EncoderFiles) -> "StudentClassifier":
+    """Load an encoder, in place of the one that was queried longest ago if too many are loaded."""
+    from fourshot.training.students.classifier import StudentClassifier
+
+    return StudentClassifier(files.path, files.max_tokens)

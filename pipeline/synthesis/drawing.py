@@ -28,7 +28,7 @@ TOKENS_OVER_LONGEST_SHOT = 1.5
 FEWEST_MAX_TOKENS = 32
 MIXED_PROMPTS = 16  # different prompts that request no class
 MIXED_SHOTS = 8  # that each of them shows
-MOST_PROMPTS = 4096  # cached per class; with many shots, every draw has a different order
+MOST_PROMPTS = 256  # cached per class of each task; with many shots, every draw has a different order
 
 
 class DrawPrompt(msgspec.Struct, frozen=True, kw_only=True):

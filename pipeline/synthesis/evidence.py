@@ -7,7 +7,6 @@ base model on those that its prompt leaves out.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import comb
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -98,11 +97,13 @@ def learnt_probabilities(
     """
     intended = "" if candidate.mixed else candidate.label
     aligned = [probabilities[name] * (factors[name] if factors else 1) for name in names]
-    likely = [(value / max(aligned)) ** (1 / annotate.soft_temperature) for value in aligned]
+    largest = max(aligned)
+    likely = [(value / largest) ** (1 / annotate.soft_temperature) for value in aligned]
     likely = [
         value * annotate.intended_odds if name == intended else value for name, value in zip(names, likely, strict=True)
     ]
-    return tuple(value / sum(likely) for value in likely)
+    total = sum(likely)
+    return tuple(value / total for value in likely)
 
 
 def label_prior(held_out: "np.ndarray", targets: "np.ndarray") -> Calibration:
@@ -170,13 +171,11 @@ def chance_warning(evidence: Mapping[str, KindEvidence], num_labels: int) -> str
 
     The probability that it is, is the tail of a binomial distribution.
     """
+    from scipy.special import bdtrc  # type: ignore[import-untyped]
+
     best = max(evidence.values(), key=lambda item: item.accuracy)
-    num_texts, correct, share = best.num_texts, round(best.accuracy * best.num_texts), 1 / num_labels
-    as_good = sum(
-        comb(num_texts, hits) * share**hits * (1 - share) ** (num_texts - hits)
-        for hits in range(correct, num_texts + 1)
-    )
-    if correct == num_texts or as_good <= MOST_CHANCE:
+    num_texts, correct = best.num_texts, round(best.accuracy * best.num_texts)
+    if correct == num_texts or bdtrc(correct - 1, num_texts, 1 / num_labels) <= MOST_CHANCE:
         return ""
     return (
         f"the annotators classify {correct} of {num_texts} held-out shots correctly, and guessing may do as well. The "

@@ -13,7 +13,14 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import bare_text, heading, join_fields, split_fields, written_fields
-from fourshot.pipeline.rows.text_words import CHARS_PER_WORD, has_unspaced, without_marks
+from fourshot.pipeline.rows.text_words import (
+    CHARS_PER_WORD,
+    MAX_TEXT_WORDS,
+    has_unspaced,
+    shown_text,
+    without_marks,
+    words_left_out,
+)
 from fourshot.pipeline.synthesis.neardup import NearDuplicates, similar_to_any
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.synthesis.words import comparable
@@ -60,15 +67,22 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
 
 
-def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[int, int]:
-    """Return the fewest and the most characters of a text; every shot is within. Raises `InputError` for no shots."""
+def length_bounds(
+    shots: Sequence[Example], settings: FilterSettings, max_text_words: int = MAX_TEXT_WORDS
+) -> tuple[int, int]:
+    """Return the fewest and the most characters of a text; every shot is within. Raises `InputError` for no shots.
+
+    For the fewest, ``max_text_words`` of a shot count: a model writes no longer texts than those that its prompt shows.
+    """
     if not shots:
         raise InputError("the length bounds come from the shots, and there are none. Give at least one shot per class.")
-    lengths = [len(shot.text) for shot in shots]
+    texts = [shot.text for shot in shots]
+    shown = [shown_text(text, max_text_words) if words_left_out(text, max_text_words) else text for text in texts]
+    least = min(len(text) for text in shown)
     # A character of a script without blanks carries about as much as two others.
     shortest = settings.shortest_chars // (CHARS_PER_WORD if any(has_unspaced(shot.text) for shot in shots) else 1)
-    fewest = min(min(lengths), max(shortest, round(settings.min_length_factor * min(lengths))))
-    most = max(settings.longest_chars, round(settings.max_length_factor * max(lengths)))
+    fewest = min(least, max(shortest, round(settings.min_length_factor * least)))
+    most = max(settings.longest_chars, round(settings.max_length_factor * max(len(text) for text in texts)))
     return fewest, most
 
 
@@ -77,7 +91,7 @@ def longest_text(task: Task, shots: Sequence[Example], settings: FilterSettings)
     shots = bare_shots(task, shots)
     most = length_bounds(shots, settings)[1] // (len(task.input_fields) or 1)  # prompts show it in every field
     longest = max((shot.text for shot in shots), key=len)
-    return (f"{longest} " * most)[:most] if longest else ""
+    return (f"{longest} " * (most // len(longest) + 1))[:most] if longest else ""
 
 
 def bare_shots(task: Task, shots: Sequence[Example]) -> Sequence[Example]:
@@ -100,11 +114,15 @@ class TextFilter:
         test_texts: Iterable[str] | None = None,
         *,
         task: Task,
+        max_text_words: int = MAX_TEXT_WORDS,
     ) -> None:
-        """``test_texts``: of the test split, if it is known, without labels. Raises `InputError` for no shots."""
+        """``test_texts``: of the test split, if it is known, without labels. ``max_text_words``: that prompts show.
+
+        Raises `InputError` for no shots.
+        """
         self.settings = settings or FilterSettings()
         self._task, shots = task, bare_shots(task, shots)
-        self.bounds = length_bounds(shots, self.settings)
+        self.bounds = length_bounds(shots, self.settings, max_text_words)
         self._shots = [comparable(shot.text) for shot in shots]
         self._long_shots = [f" {shot} " for shot in self._shots if _is_long(shot)]
         self._all_shots = "".join(f" {shot} \n" for shot in self._shots)

@@ -66,7 +66,7 @@ def shots_that_fit(
     turns = in_turn(task, shots)
 
     def first(number: int) -> tuple[Example, ...]:
-        first_turns = turns[:number]
+        first_turns = set(turns[:number])
         return tuple(shot for shot in shots if shot in first_turns)
 
     def fits(number: int) -> bool:

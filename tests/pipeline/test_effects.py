@@ -101,6 +101,8 @@ def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkey
     )
     assert told(["committee", "fourshot"], annotate__average="first", generate__per_class=9, wording="bare") == ""
     assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any compared method)")
+    assert told(["fourshot"], annotate__fold_weight=1.0).endswith("annotate.fold_weight (annotate.folds is 0)")
+    assert told(["fourshot", "folds_filter"], annotate__fold_weight=1.0) == ""
     monkeypatch.setattr("fourshot.pipeline.runs.compare.refuse_fake", lambda *_: None)
     settings, events = fourshot.settings({"train.r": 4}), list[Event]()
     request = ComparisonRequest(named("one")["one"], "fake", settings, ["icl"], [0], tmp_path / "out")

@@ -68,7 +68,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "annotate.distribution_alignment": SOFT,
     "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 64}},
     "generate.max_candidates": {"generate": {"per_class": 90}},
-    "allow_short": {"generate": {"per_class": 90}, "allow_short": False},
+    "allow_short": {"generate": {"per_class": 48}, "allow_short": False},
     "allow_fewer_shots": {"k": 50},
     "long_texts": {"max_text_words": 3},
     "filter.longest_chars": {"filter": {"max_length_factor": 1.0}},

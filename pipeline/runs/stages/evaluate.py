@@ -55,7 +55,6 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
     def do(self, item: TaskEvaluation, engine: Engine, on_event: OnEvent) -> None:
         for probe in item.probes:
             probe.do(engine)
-        content_free = any(cell.calibration == "contextual" for cell in item.cells)
         last: tuple[bytes, SplitLogprobs] | None = None  # cells that differ only in calibration are adjacent
         is_warm = False
         for number, cell in enumerate(sorted(item.cells, key=lambda cell: cell.answers_key), start=1):
@@ -66,7 +65,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
                     is_warm = True
                 try:
                     if last is None or last[0] != cell.answers_key:
-                        last = cell.answers_key, _answers(item, cell, engine, content_free=content_free)
+                        last = cell.answers_key, _answers(item, cell, engine)
                 except NoRoomError as failure:
                     WorkFolder(out.parent).write(Path(cell.left_out).name, LeftOutCell(why=str(failure)))
                     title += f" is left out: {failure}"
@@ -79,7 +78,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
             on_event(Event(stage=self.name, message=title, done=number, total=len(item.cells), unit="methods"))
 
 
-def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, content_free: bool) -> SplitLogprobs:
+def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine) -> SplitLogprobs:
     if cell.annotators:
         return answer_together(engine, item.task, item.test, cell.form, cell.annotators)
     return answer(
@@ -90,13 +89,13 @@ def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, cont
         shots=cell.shots,
         adapter=cell.adapter,
         align=cell.align,
-        content_free=content_free,
     )
 
 
 def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
     """Score some texts and discard the results: first requests are slower, which would distort one method's time."""
-    for adapter, form in dict.fromkeys(pair for cell in item.cells for pair in cell.answering):
+    left = [cell for cell in item.cells if not cell.is_done]
+    for adapter, form in dict.fromkeys(pair for cell in left for pair in cell.answering):
         answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.events import Event, OnEvent
@@ -137,13 +138,31 @@ def unlabelled_texts(experiment: Experiment) -> GenerateStage:
 
 def rounds(experiment: Experiment) -> GenerateStage:
     """Return the generation and annotation of candidates. The annotators must be trained."""
-    writers = [
+    items = [
+        _item(experiment, writer, annotators=experiment.text_annotators(writer)) for writer in _generating(experiment)
+    ]
+    return _stage(experiment, items)
+
+
+def check_candidates(experiment: Experiment) -> None:
+    """Raise InputError, before any work, where no class can get enough texts: each would stall first."""
+    for writer in _generating(experiment):
+        generate, may_be_short = writer.settings.generate, writer.settings.allow_short
+        if generate.per_class > generate.most_candidates and not (may_be_short or writer.folder.has(GENERATED_FILE)):
+            raise InputError(
+                f"{generate.per_class} texts per class are requested (--per-class; --generate of distill), but a class "
+                f"is given up after {generate.most_candidates} candidates. Allow as many as it needs (--set "
+                "generate.max_candidates=0), or continue with fewer texts (--allow-short)."
+            )
+
+
+def _generating(experiment: Experiment) -> list[MethodCell]:
+    """Return the writers whose texts are generated."""
+    return [
         writer
         for writer in experiment.writers
         if writer.method.synthetic and not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")
     ]
-    items = [_item(experiment, writer, annotators=experiment.text_annotators(writer)) for writer in writers]
-    return _stage(experiment, items)
 
 
 def _item(experiment: Experiment, writer: MethodCell, **more: Any) -> TextsItem:

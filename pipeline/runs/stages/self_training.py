@@ -56,17 +56,19 @@ class SelfTrainingStage(EngineStage, frozen=True, kw_only=True, tag="second_read
     def do(self, item: SelfTrainingItem, engine: Engine, on_event: OnEvent) -> None:
         if not item.is_finished:
             engine.reset_prefix_cache()  # results must not depend on earlier requests
-            texts = [candidate.text for candidate in item.texts]
-            scores = label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
-            probabilities, names = normalise(scores), item.task.label_names
-            predicted = SelfTrainingLabels(
-                labels={
-                    candidate.id: (names[int(np.argmax(row))], round(float(row.max()), 6))
-                    for candidate, row in zip(item.texts, probabilities, strict=True)
-                }
-            )
-            WorkFolder(item.folder).write(item.file, predicted)
-            on_event(Event(stage=self.name, message=f"{item.task.name}: {len(texts)} texts were annotated again"))
+            labels = _labels(item, engine) if item.texts else {}
+            WorkFolder(item.folder).write(item.file, SelfTrainingLabels(labels=labels))
+            on_event(Event(stage=self.name, message=f"{item.task.name}: {len(labels)} texts were annotated again"))
+
+
+def _labels(item: SelfTrainingItem, engine: Engine) -> dict[str, tuple[str, float]]:
+    """Return the predicted label of each text and its probability, by the candidate's id."""
+    texts, names = [candidate.text for candidate in item.texts], item.task.label_names
+    scores = label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
+    return {
+        candidate.id: (names[int(np.argmax(row))], round(float(row.max()), 6))
+        for candidate, row in zip(item.texts, normalise(scores), strict=True)
+    }
 
 
 def predictions(experiment: Experiment) -> SelfTrainingStage:

@@ -21,10 +21,9 @@ TASK = Task(
 TEST = [Example(text=text, label=label) for text, label in (("fine", "good"), ("fun", "good"), ("sad", "bad"))]
 
 
-def answers(*probabilities: tuple[float, float], content_free: tuple[float, float] | None = None) -> SplitLogprobs:
-    free = None if content_free is None else np.log([content_free]).astype(np.float32)
+def answers(*probabilities: tuple[float, float]) -> SplitLogprobs:
     logprobs = np.log(probabilities).astype(np.float32)
-    return SplitLogprobs(logprobs=logprobs, content_free=free, seconds=2.0, prompt_tokens=30, cached_tokens=10)
+    return SplitLogprobs(logprobs=logprobs, seconds=2.0, prompt_tokens=30, cached_tokens=10)
 
 
 def test_scores_and_the_answers_behind_them() -> None:
@@ -44,13 +43,6 @@ def test_batch_calibration_takes_away_what_all_answers_share_and_looks_at_no_lab
     assert measure(biased, TASK, swapped, "batch").predicted == calibrated.predicted
 
 
-def test_contextual_calibration_divides_by_what_is_said_of_nothing() -> None:
-    biased = answers((0.6, 0.4), (0.8, 0.2), (0.9, 0.1), content_free=(0.7, 0.3))
-    assert measure(biased, TASK, TEST, "contextual").predicted == (1, 0, 0)
-    with pytest.raises(ValueError, match="content_free=True"):
-        measure(answers((0.6, 0.4), (0.8, 0.2), (0.9, 0.1)), TASK, TEST, "contextual")
-
-
 def test_a_temperature_changes_how_sure_answers_are_and_no_answer() -> None:
     raw = answers((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
     before, after = measure(raw, TASK, TEST), measure(raw, TASK, TEST, temperature=2.0)
@@ -67,11 +59,9 @@ def test_an_empty_test_split_is_bad_input(vllm_engine: Engine) -> None:
 
 
 def test_shots_lengthen_the_prompt_and_are_counted(vllm_engine: Engine) -> None:
-    alone = answer(vllm_engine, TASK, TEST, form=PLAIN, content_free=True)
+    alone = answer(vllm_engine, TASK, TEST, form=PLAIN)
     shown = answer(vllm_engine, TASK, TEST, form=PLAIN, shots=TEST[:2])
     assert alone.logprobs.shape == shown.logprobs.shape == (3, 2)
-    assert alone.content_free is not None and alone.content_free.shape[1] == 2
-    assert shown.content_free is None
     assert shown.prompt_tokens > alone.prompt_tokens > 3 * 10
     assert alone.seconds > 0
 

@@ -41,6 +41,15 @@ def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
     assert TokenCounts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []
 
 
+def test_of_documents_the_part_that_prompts_show_is_counted() -> None:
+    task = Task(name="long", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    counted = [
+        TokenCounts(task, [Example(text="word " * words, label="good")], RunSettings(), MODEL.path).text_tokens
+        for words in (30, 300, 3000)
+    ]
+    assert counted[0] < counted[1] == counted[2]
+
+
 def test_words_that_no_bias_reaches_are_told(model: str) -> None:
     task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     shots = [Example(text=f"a {name} text", label=name) for name in task.label_names]

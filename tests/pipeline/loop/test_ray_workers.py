@@ -1,9 +1,15 @@
 """Engines over Ray: the rows are those of one engine alone, also where one of them leaves in the middle."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.pipeline.loop import ray_workers
+from fourshot.pipeline.loop.local_worker import MOST_DEATHS
 from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
@@ -39,3 +45,44 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     assert killed and len(set(heard)) >= 2
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
     assert not ray.is_initialized()
+
+
+def test_actors_that_answer_and_die_without_a_result_exclude_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Ray's memory monitor kills them while their engines open: they answer before, that there is nothing."""
+    import ray
+
+    class Actor:
+        def __init__(self) -> None:
+            self.exchange, self.calls = self, 0
+
+        def remote(self, briefs: bytes, units: bytes) -> tuple["Actor", int]:
+            self.calls += 1
+            return self, self.calls
+
+    def answer(call: tuple[Actor, int]) -> bytes:
+        if call[1] > 1:
+            raise ray.exceptions.RayError("The node was running low on memory.")
+        return b"[]"
+
+    def started(workers: RayWorkers, node: str) -> Any:
+        workers.starts += 1
+        return ray_workers._ActorState(actor=Actor(), node=node)
+
+    monkeypatch.setattr(ray, "get", answer)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls, []))
+    monkeypatch.setattr(RayWorkers, "_start", started)
+    for name, value in {"cluster": nullcontext(), "machine_setup": nullcontext(), "has_gpus": False}.items():
+        monkeypatch.setattr(ray_workers, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(ray_workers, "nodes", lambda *_: {"machine": 2})
+    monkeypatch.setattr(ray_workers, "LOOK_S", 0.0)
+    heard: list[str] = []
+    workers = RayWorkers(EngineSettings(model="fake"), "10.0.0.1:6379", tell=heard.append)
+
+    def wait_long() -> None:
+        for _ in range(50):
+            workers.wait(0.0)
+
+    with pytest.raises(FourshotError, match=r"died before it had a result: .*low on memory"):
+        wait_long()
+    assert MOST_DEATHS <= workers.starts <= 2 * MOST_DEATHS and len(heard) == 1 and "is excluded" in heard[0]

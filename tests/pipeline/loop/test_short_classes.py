@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.loop.counts import DrawRecord
+from fourshot.pipeline.loop.counts import ClassCount, DrawRecord, short_run_error
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.loop.unlabelled import UnlabelledSink
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
@@ -35,6 +35,13 @@ def test_classes_that_end_short_are_named_once_more_at_the_end(tmp_path: Path) -
         told = [event.message for event in events if event.notice]
         said = f"{TASK.name}, short of texts: {short} with 3 of 4 texts. The run continues with these (--allow-short)."
         assert told == [said] * times
+
+
+def test_a_class_that_stalled_is_named_with_the_reasons_for_which_most_texts_were_rejected() -> None:
+    rejected = {"near_duplicate": 8, "malformed": 120, "too_long": 1, "label_disagrees": 3}
+    message = str(short_run_error([("code", ClassCount(drawn=132, rejected=rejected))], 50, "out"))
+    assert "none was kept so far; rejected: 120 malformed, 8 near duplicate, 3 label disagrees\n" in message
+    assert "--set filter.min_letters=" in message
 
 
 def test_nothing_is_short_of_texts_that_are_read_and_not_drawn(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fourshot.pipeline.report.candidates import pick_examples
 from fourshot.pipeline.report.data import Certainty, MethodRow, ReportData, method_row
 from fourshot.pipeline.report.text import REASON_NAMES, duration, flatten
 from fourshot.pipeline.report.write import write_report
+from fourshot.pipeline.selective import coverage_curve
 from fourshot.pipeline.synthesis.types import Reason
 from tests.pipeline.report.full_report import TASK, full_data, judged, scores
 
@@ -120,7 +121,7 @@ def test_both_files_tell_the_same_numbers(html: str, markdown: str) -> None:
 
 def test_texts_without_labels_and_what_a_person_said_are_told(html: str, markdown: str) -> None:
     for words in (
-        "Of 1,000 texts without labels, 930 are used for training with labels from the annotators, and 20 with",
+        "Of 1,000 texts without labels, 930 were kept with labels from the annotators, and 20 with",
         "with labels from a person. Left out: 50 near duplicate.",
         "A person reviewed the shots and the texts: 5 dropped, 3 relabelled.",
     ):
@@ -133,9 +134,10 @@ def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str
             assert wording in page, wording
         assert "22.5 % of 40 texts of other subjects" in page
     assert "| 75.0 | 0.700 | 100.0 |" in markdown
-    uncalibrated = msgspec.structs.replace(full_data(), certainty=Certainty())
-    _, file = write_report(uncalibrated, tmp_path)
+    estimate = Certainty(coverage=coverage_curve([0.9, 0.8], [0.9, 0.8], "held-out texts"))
+    _, file = write_report(msgspec.structs.replace(full_data(), certainty=estimate), tmp_path)
     assert "Probabilities are not calibrated" in file.read_text()
+    assert "from 2 texts (held-out texts, without labels: estimated from the probabilities)" in file.read_text()
 
 
 def test_size_cost_and_what_the_teacher_was_unsure_of_are_told(html: str, markdown: str) -> None:

@@ -12,11 +12,10 @@ from tests.pipeline.report.full_report import full_data, judged
 
 def test_classes_with_fewer_texts_than_were_asked_for_are_named(tmp_path: Path) -> None:
     kept = tuple(judged(number, label, "kept") for number, label in enumerate(("good", "good", "bad")))
-    for allow_short, is_named in ((True, True), (False, False)):
-        settings = {"allow_short": allow_short, "generate": {"per_class": 2}}
-        (folder := tmp_path / str(allow_short)).mkdir()
-        for file in write_report(msgspec.structs.replace(full_data(), kept=kept, settings=settings), folder):
-            said = "Classes with fewer than the requested 2 texts (--allow-short): bad with 1, mixed with 0."
+    for least_texts, is_named in ((2, True), (0, False)):
+        (folder := tmp_path / str(least_texts)).mkdir()
+        for file in write_report(msgspec.structs.replace(full_data(), kept=kept, least_texts=least_texts), folder):
+            said = "Classes with fewer than the requested 2 texts: bad with 1, mixed with 0."
             assert (said in file.read_text()) == is_named
 
 

@@ -295,3 +295,9 @@ def test_a_run_says_which_build_it_is_of(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("fourshot.pipeline.provenance.source_commit", lambda: "")
     experiment_with_texts(tmp_path / "installed", "fourshot")
     assert "commit" not in RunFolder(next((tmp_path / "installed").rglob("manifest.json")).parent).manifest().versions
+
+
+def test_a_report_counts_short_classes_by_the_settings_of_its_method(tmp_path: Path) -> None:
+    for method, least_texts in (("paper", 21), ("fourshot", 0)):
+        experiment = experiment_with_texts(tmp_path / method, method)
+        assert report_data(experiment, "A run").least_texts == least_texts

@@ -3,9 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from fourshot.engine.machine.files import write_json
 from fourshot.pipeline.card import load_card, load_examples
 from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResult
+from fourshot.pipeline.cells.measuring import evaluation_of
 from fourshot.pipeline.runs.cards import certainty_of, write_cards
 from fourshot.pipeline.runs.stages.train import on_real_texts
 from fourshot.pipeline.runs.summary import report_data
@@ -47,6 +51,30 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
     assert [example.text for example in learnt if example.kind == "synthetic"] == list(WRITTEN)
     assert [example.text for example in learnt if example.kind == "shot"] == [shot.text for shot in card.shots]
     assert report_data(experiment, "a run").certainty == certainty_of(experiment, experiment.cell("fourshot"))
+    off = experiment_with_texts(tmp_path / "off", "lora")
+    assert certainty_of(off, off.cell("lora")).uncalibrated_because == "calibrate is off"
+
+
+@pytest.mark.parametrize("methods", [("lora", "lora_calibrated"), ("lora_calibrated", "lora"), ("lora_calibrated",)])
+def test_a_card_has_the_scores_of_its_adapter_not_those_with_the_bias_of_the_test_texts_subtracted(
+    tmp_path: Path, methods: tuple[str, ...]
+) -> None:
+    experiment = experiment_with_texts(tmp_path / "run", *methods)
+    finish(experiment)
+    for cell in experiment.cells:
+        sure = np.full((len(experiment.test), 2), 0.1)
+        for row, example in zip(sure, experiment.test, strict=True):
+            right = experiment.task.label_names.index(example.label)
+            row[right if cell.name == "lora_calibrated" else 1 - right] = 0.9
+        measured = evaluation_of(sure, experiment.task, experiment.test, seconds=1.0)
+        write_json(Path(experiment.evaluation_cell(cell).out), measured)
+    write_cards(experiment)
+    (adapter,) = {result.path for cell in experiment.cells if (result := experiment.result(cell))}
+    card = load_card(adapter)
+    if "lora" in methods:
+        assert card.scores and card.scores.accuracy == 0.0 and card.coverage and card.coverage.accuracy(1.0) == 0.0
+    else:
+        assert (card.scores, card.coverage) == (None, None)
 
 
 def test_where_probabilities_are_learnt_no_more_adapters_are_trained(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.cells.run_folder import RunFolder
+from fourshot.pipeline.forecasts.speed import ANY_SPEED
 from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.plan import remaining_work
 from fourshot.pipeline.runs.stages.generate import pools, rounds
 from fourshot.pipeline.runs.stages.style import prompt_styles
+from fourshot.pipeline.runs.stages.train import on_real_texts
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.prompts import CHAT_VERSION, PROMPT_VERSION
@@ -53,6 +56,15 @@ def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card
     lineage = report_data(experiment, "A run").lineage
     assert all(prompt.startswith(CHAT.begin) for prompt in lineage.prompts.values())
     assert lineage.hashes["chat template"] == CHAT.template_hash
+
+
+def test_what_was_forecast_before_the_style_was_found_is_trained_in_it(untried: None, tmp_path: Path) -> None:
+    experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", prompt_style="auto", calibrate=True)
+    assert remaining_work([experiment], "train", ANY_SPEED)
+    (item,) = prompt_styles(experiment).items
+    RunFolder(Path(item.out).parent).write(Path(item.out).name, ChosenStyle(chat=CHAT, reason="it is better"))
+    examples = [example for job in on_real_texts(experiment).items for example in job.examples]
+    assert examples and all(example.prompt.startswith(CHAT.begin) for example in examples)
 
 
 def test_plain_answers_are_not_taken_for_answers_in_chat(untried: None, tmp_path: Path) -> None:

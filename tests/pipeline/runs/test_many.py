@@ -165,10 +165,21 @@ def test_a_task_has_one_owner_and_the_others_go_on_without_it(
 
 def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_path: Path) -> None:
     tasks_in(tmp_path / "tasks")
-    stall = ("--per-class", "50", "--set", "generate.max_candidates=2")
+    stall = ("--set", "filter.min_letters=1.0")  # the fake engine ends its texts with a full stop
     code, printed = train(base, tmp_path / "tasks" / "colours", tmp_path / "out", *stall)
     (outcome,) = [line for line in printed if line["type"] == "task"]
     assert code == 1 and outcome["error"] == "ShortRunError" and "--allow-short" in str(outcome["message"])
+
+
+def test_more_texts_than_candidates_are_refused_before_any_work(base: str, tmp_path: Path) -> None:
+    task, out = write_task(tmp_path), tmp_path / "out"
+    code, printed = train(base, task, out, "--per-class", "641")
+    (outcome,) = [line for line in printed if line["type"] == "task"]
+    assert code == 2 and "641 texts per class are requested" in str(outcome["message"])
+    for words in (("compare", task, "--methods", "fourshot"), ("generate", task)):
+        code, printed = fourshot(*words, "--out", out, "--model", base, "--per-class", "641")
+        assert code == 2 and "generate.max_candidates=0" in str(printed[-1])
+    assert not (out / "colours").exists() and not (out / "manifest.json").exists()
 
 
 def test_trainings_and_comparisons_say_how_right_their_forecast_was(
@@ -186,6 +197,27 @@ def test_trainings_and_comparisons_say_how_right_their_forecast_was(
         code, printed = fourshot(*words[module])
         (told,) = [str(line["message"]) for line in printed if line.get("stage") == "forecast"]
         assert code == 0 and told.startswith("forecast 10 min, took ") and told.endswith(" less)"), told
+
+
+def test_a_folder_that_was_damaged_drops_out_and_the_others_go_on(
+    base: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, out = trained[0].parent / "tasks", trained[0]
+    file = out / "colours" / "candidates.jsonl"
+    written = file.read_bytes()
+    file.unlink()
+    code, printed = train(base, tasks, out)
+    outcomes = {str(line["task"]): line for line in printed if line["type"] == "task"}
+    assert code and "has 0 complete lines" in str(outcomes["colours"]["message"])
+    assert outcomes["shades"]["state"] == "finished"
+
+    planned: list[list[str]] = []
+    module = "fourshot.pipeline.runs.many.forecast_of_runs"
+    monkeypatch.setattr(module, lambda runs, *_, **__: planned.append([run.task.name for run in runs]))
+    _, printed = train(base, tasks, out, "--plan")
+    assert any("has 0 complete lines" in str(line.get("message")) for line in printed)
+    assert "shades" in planned[0] and "colours" not in planned[0]
+    file.write_bytes(written)
 
 
 @pytest.mark.parametrize("words", [[], ["sst2", "--tasks", "trec"], ["--tasks", "trec", "--data", "."]])

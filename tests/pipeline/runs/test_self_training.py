@@ -10,6 +10,7 @@ from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.cells.self_training import SelfTrainingLabels
 from fourshot.pipeline.loop.rounds import REASONS_AFTER_ANNOTATION, finished_pairs
 from fourshot.pipeline.settings.effects import unused_in_run
+from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, UnlabelledSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of, texts_of
 from tests.pipeline.task_folders import write_jsonl
@@ -69,6 +70,12 @@ def test_what_is_finished_is_not_done_again_and_what_is_lost_comes_to_the_same(r
     runs.run(tmp_path / "run", SETTINGS)
     assert file.read_bytes() == before and not runs.trained
     assert len(trained[-1]) > 4
+
+
+def test_a_run_that_goes_on_without_any_text_has_none_to_annotate_again(runs: WholeRuns, tmp_path: Path) -> None:
+    strict = msgspec.structs.replace(SETTINGS, filter=FilterSettings(min_letters=1.0, near_shot=0.0))
+    assert runs.run(tmp_path / "run", strict).table[-1]["synthetic_examples"] == 0
+    assert predictions_of(RunFolder(tmp_path / "run"))[1].labels == {}
 
 
 def test_it_is_of_labels_and_of_runs_that_ask_for_it(runs: WholeRuns, tmp_path: Path) -> None:

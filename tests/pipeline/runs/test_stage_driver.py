@@ -132,19 +132,16 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     assert len(events) == done, "work was begun"
 
 
-def test_settings_of_fold_adapters_that_nobody_trains_are_told(
+def test_a_setting_that_one_of_the_methods_uses_is_not_called_idle(
     drive: Callable[..., tuple[StageDriver, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver, events = drive(keep_going=False)
     monkeypatch.setattr(driver, "do", lambda plan: None)
-    for folds in (0, 2):
-        experiment = experiment_with_texts(tmp_path / str(folds), "lora", "fourshot")
-        annotate = AnnotateSettings(folds=folds, pool_per_class=9, fold_weight=1.0)
-        experiment._cells._settings = RunSettings(annotate=annotate)
-        driver.experiments[f"{folds} folds"] = experiment
+    experiment = experiment_with_texts(tmp_path / "folds", "fourshot", "folds_filter")
+    experiment._cells._settings = RunSettings(annotate=AnnotateSettings(fold_weight=1.0))
+    driver.experiments["folds"] = experiment
     driver.run("generate")
-    (message,) = [event.message for event in events]
-    assert message.startswith("0 folds: without effect: annotate.pool_per_class and annotate.fold_weight. ")
+    assert not events
 
 
 def test_passes_that_are_not_those_of_a_classifier_are_told(

@@ -38,6 +38,7 @@ class Listing(FakeEngine):
     """Writes lists when it is asked for them, and finds that the last value fits every text."""
 
     prompts: list[str]
+    cut_off = " a refund, late parcels, cut o"
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
@@ -48,7 +49,7 @@ class Listing(FakeEngine):
             if prompt.endswith("Text:"):
                 yield completion
             elif prompt.startswith("Topics"):
-                yield msgspec.structs.replace(completion, text=" a refund, late parcels, cut o", finish_reason="length")
+                yield msgspec.structs.replace(completion, text=self.cut_off, finish_reason="length")
             else:
                 yield msgspec.structs.replace(completion, text=" curt, polite")
 
@@ -92,6 +93,13 @@ def test_every_class_gets_its_values_and_every_shot_the_one_that_fits() -> None:
         assert attributes.values["style"] == ("curt", "polite")
         assert set(attributes.of_shots) == {index for index, shot in enumerate(SHOTS) if shot.label == label}
         assert {of_shot["topic"] for of_shot in attributes.of_shots.values()} == {"late parcels"}
+
+
+def test_a_list_that_was_cut_off_ends_at_the_last_comma_of_any_script() -> None:
+    engine = listing()
+    engine.cut_off = " \u9000\u6b3e\u3001\u5305\u88f9\u3001\u622a\u65ad"
+    listed = list_attributes(engine, TASK, SHOTS, VARIED)
+    assert {attributes.values["topic"] for attributes in listed.values()} == {("\u5305\u88f9", "\u9000\u6b3e")}
 
 
 def test_a_dimension_without_values_is_left_out() -> None:

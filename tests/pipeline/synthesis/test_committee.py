@@ -129,6 +129,28 @@ def test_both_kinds_are_weighed_as_the_settings_say(vllm_engine: Engine, adapter
         np.testing.assert_allclose(read, weighted([(1.0, shots), (weight, folds)]), atol=0.02)
 
 
+def test_a_process_keeps_only_the_encoders_that_were_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, engine = list[str](), FakeEngine(EngineSettings(model="fake"))
+
+    class Opened:
+        def __init__(self, path: str, max_tokens: int) -> None:
+            opened.append(path)
+
+        def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+            return np.full((len(texts), len(TASK.labels)), 1 / len(TASK.labels))
+
+    monkeypatch.setattr("fourshot.training.students.classifier.StudentClassifier", Opened)
+    committee._opened.cache_clear()
+    for seed in range(3 * committee.OPEN_ENCODERS):  # as in a comparison of many seeds
+        files = committee.EncoderFiles(name=f"encoder-{seed}", path=f"{seed}", max_tokens=32)
+        together = Committee(engine, TASK, (Annotator(adapter=None, encoder=files),), EQUAL)
+        together.probabilities(TEXTS)
+        together.probabilities(TEXTS)
+    assert opened == [f"{seed}" for seed in range(3 * committee.OPEN_ENCODERS)], "each is loaded once"
+    assert committee._opened.cache_info().currsize == committee.OPEN_ENCODERS
+    committee._opened.cache_clear()
+
+
 def test_a_committee_without_members_is_refused(vllm_engine: Engine) -> None:
     with pytest.raises(InputError, match="none was given"):
         Committee(vllm_engine, TASK, (), SETTINGS)

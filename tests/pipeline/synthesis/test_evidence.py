@@ -1,10 +1,22 @@
 """What shots that an annotator has not seen say of it."""
 
+import time
+
 import numpy as np
 import pytest
 
 from fourshot.engine import calibration as calibrations
-from fourshot.pipeline.synthesis.evidence import chance_warning, evidence_line, label_prior, shot_folds, weigh
+from fourshot.pipeline.synthesis.evidence import (
+    KindEvidence,
+    chance_warning,
+    evidence_line,
+    label_prior,
+    learnt_probabilities,
+    shot_folds,
+    weigh,
+)
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from tests.pipeline.candidates import candidate
 
 TARGETS = np.array([0, 1, 2] * 4)
 
@@ -39,6 +51,20 @@ def test_annotators_that_may_be_guessing_are_doubted(wrong_ones: int, is_doubted
     warning = chance_warning(evidence, 3)
     assert (f"the annotators classify {12 - wrong_ones} of 12 held-out shots correctly" in warning) == is_doubted
     assert bool(warning) == is_doubted
+
+
+@pytest.mark.parametrize(("labels", "correct", "is_doubted"), [(77, 1078, False), (2, 2400, True), (2, 2500, False)])
+def test_thousands_of_held_out_shots_are_counted_like_few(labels: int, correct: int, is_doubted: bool) -> None:
+    evidence = KindEvidence(weight=1.0, accuracy=correct / 4800, loss=1.0, num_texts=4800)
+    assert bool(chance_warning({"adapters": evidence}, labels)) == is_doubted
+
+
+def test_a_thousand_labels_take_no_longer_than_as_many_single_ones() -> None:
+    names, began_s = [f"label {number}" for number in range(3000)], time.perf_counter()
+    probabilities = {name: 1 / (number + 2) for number, name in enumerate(names)}
+    learnt = learnt_probabilities(candidate(1, "a text", names[5]), probabilities, names, AnnotateSettings())
+    assert time.perf_counter() - began_s < 0.2
+    assert sum(learnt) == pytest.approx(1) and max(learnt) == learnt[5]
 
 
 def test_who_is_certain_and_often_wrong_is_believed_less_than_who_is_unsure_and_as_often_wrong() -> None:

@@ -2,6 +2,7 @@
 
 import random
 import time
+import tracemalloc
 from typing import Literal
 
 import msgspec
@@ -9,7 +10,14 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.synthesis.filters import FilterSettings, TextFilter, clean_completion, clean_text, length_bounds
+from fourshot.pipeline.synthesis.filters import (
+    FilterSettings,
+    TextFilter,
+    clean_completion,
+    clean_text,
+    length_bounds,
+    longest_text,
+)
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.task import Example
@@ -143,6 +151,27 @@ def test_the_bounds_follow_the_shots_and_every_shot_lies_within() -> None:
     assert length_bounds([Example(text="Hi!", label="bug")], FilterSettings()) == (3, 80)
     with pytest.raises(InputError, match="at least one shot"):
         length_bounds([], FilterSettings())
+
+
+def test_of_documents_the_part_that_prompts_show_bounds_the_length() -> None:
+    document = Example(text=" ".join(f"word{number} of a report" for number in range(250)), label="bug")  # 1,000 words
+    written = candidate(" ".join(f"line{number} on thing{number}" for number in range(80)) + ".")  # 240 words
+    assert TextFilter([document], task=TASK).check(written) is None
+    assert TextFilter([document], task=TASK, max_text_words=1000).check(written) == "too_short"
+    own = candidate(" ".join(f"page{number} of book{number}" for number in range(300)) + ".")  # 900 words of the user's
+    assert TextFilter([document], task=TASK).check(own) is None
+    short = [Example(text="two  blanks\nand a line end", label="bug")]
+    assert TextFilter(short, task=TASK).bounds == length_bounds(short, FilterSettings())
+
+
+def test_the_longest_text_of_a_document_takes_no_more_memory_than_a_few_documents() -> None:
+    long_shot = Example(text="word " * 2_000, label="bug")
+    tracemalloc.start()
+    longest = longest_text(TASK, [*SHOTS, long_shot], FilterSettings())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(longest) == 2 * len(long_shot.text) and longest.startswith(long_shot.text)
+    assert peak_bytes < 100 * len(long_shot.text)
 
 
 @pytest.mark.parametrize(("name", "value"), [("near_duplicate", 90), ("min_letters", -0.1), ("max_length_factor", 0.5)])

@@ -124,6 +124,18 @@ def test_annotators_that_answer_together_take_what_each_of_them_takes(tmp_path: 
     assert four.scores.ece_before is None
 
 
+def test_of_a_comparison_that_goes_on_only_what_is_left_is_asked(tmp_path: Path) -> None:
+    heard: list[Any] = []
+    cells = tuple(
+        EvaluationCell(out=str(tmp_path / f"{name}.json"), title=name, adapter=adapter(tmp_path, name))
+        for name in ("done", "left")
+    )
+    Path(cells[0].out).write_text("{}")
+    item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells)
+    EvaluateStage(model_path="fake", items=(item,)).do(item, Listener(heard), ignore)
+    assert {name for _, name, _ in heard} == {"left"} and Path(cells[1].out).exists()
+
+
 def test_annotators_in_context_show_fewer_shots_before_a_long_test_text() -> None:
     heard: list[Any] = []
     shown = tuple(range(8))
