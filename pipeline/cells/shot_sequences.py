@@ -17,7 +17,7 @@ import msgspec
 from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
-from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, label_starts
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, context
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.examples import ShownLabel, TrainingExample
@@ -83,11 +83,11 @@ def _tokens(task: Task, shot: Example, form: PromptFormat, model_path: str) -> i
 
 def _example(task: Task, sequence: Sequence[Example], form: PromptFormat) -> TrainingExample:
     *before, last = sequence
-    names, starts = task.label_names, label_starts(task, before, form)
-    return TrainingExample(
-        prompt=classification_prompt(task, last.text, form, before),
-        target=names.index(last.label),
-        shown=tuple(
-            ShownLabel(start=start, target=names.index(shot.label)) for start, shot in zip(starts, before, strict=True)
-        ),
-    )
+    index = {label.name: number for number, label in enumerate(task.labels)}
+    shown = []
+    for number, shot in enumerate(before, start=1):
+        target = index[shot.label]
+        answer = f" {task.labels[target].read_as}{form.turns.next}"  # with which the part up to this shot ends
+        shown.append(ShownLabel(start=len(context(task, before[:number], form)) - len(answer), target=target))
+    prompt = classification_prompt(task, last.text, form, before)
+    return TrainingExample(prompt=prompt, target=index[last.label], shown=tuple(shown))

@@ -7,7 +7,6 @@ message, the shots as turns of their own, and an answer that begins with "Label:
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Literal
 
 import msgspec
@@ -87,26 +86,11 @@ def version_of(style: PromptStyle) -> str:
 
 def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
     """Return the part of `classification_prompt` before the text: the same for all texts, so the engine caches it."""
-    return "".join(_context_parts(task, shots, form))
-
-
-def label_starts(task: Task, shots: Sequence[Example], form: PromptFormat) -> list[int]:
-    """Return how many characters of a `classification_prompt` with ``shots`` are before the label of each."""
-    lengths = list(accumulate(map(len, _context_parts(task, shots, form)), initial=_filler_length(form)))
-    return lengths[2::2]
-
-
-def _filler_length(form: PromptFormat) -> int:
-    return len(form.filler.text) if form.filler else 0
-
-
-def _context_parts(task: Task, shots: Sequence[Example], form: PromptFormat) -> list[str]:
-    """Return the parts of `context`: the instruction, then two for each shot. The second begins with its label."""
     turns, words = form.turns, {label.name: label.read_as for label in task.labels}
-    parts = [f"{turns.begin}{task.instruction}\n\n"]
-    for shot in shots:
-        parts += [f"{form.shown_input(task, shot.text)}{turns.answer}Label:", f" {words[shot.label]}{turns.next}"]
-    return parts
+    answered = "".join(
+        f"{form.shown_input(task, shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
+    )
+    return f"{turns.begin}{task.instruction}\n\n{answered}"
 
 
 def question(task: Task, text: str, form: PromptFormat) -> str:
