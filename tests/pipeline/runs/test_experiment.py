@@ -22,7 +22,6 @@ from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages.generate import rounds
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.runs.summary import report_data
-from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import LAYOUT_FILE
@@ -109,10 +108,6 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
     new = experiment_with_texts(tmp_path / "new", align=True)
     assert committee(new) != keys
     assert not {Path(cell).name for cell in cells} & {Path(new.evaluation_cell(cell).out).name for cell in new.cells}
-    shown = msgspec.structs.replace(aligned, annotate=AnnotateSettings(folds=0))
-    again = Experiment(old.data, MODEL, shown, METHODS, old.seeds, old.root)
-    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
-    assert committee(again) == keys and "without shots in the annotators' prompts" in messages[-1]
     other = msgspec.structs.replace(new.settings, align=False)
     with pytest.raises(RunFolderError, match=r"begun with align = True.*--set align="):
         Experiment(new.data, MODEL, other, METHODS, new.seeds, new.root)

@@ -7,9 +7,23 @@ import pytest
 
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.work_folder import LAYOUT_FILE
 from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_with_texts, finish
+
+
+def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(tmp_path: Path) -> None:
+    old, messages = experiment_with_texts(tmp_path / "run", show_shots="never"), list[str]()
+    (old.root / LAYOUT_FILE).unlink(missing_ok=True)  # which earlier versions wrote only for filler
+    settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
+    again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
+    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    assert messages == [
+        "notes: the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
+    ]
+    assert again.annotator_jobs(again.writers[0]) == old.annotator_jobs(old.writers[0])
 
 
 def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(tmp_path: Path) -> None:
