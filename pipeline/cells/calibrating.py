@@ -1,14 +1,15 @@
 """Calibration of a finished classifier on the data of a run, without test labels.
 
-A classifier's predictions on its own training texts say nothing about its calibration. One that was trained on the
-shots alone is calibrated with *calibrators*: adapters trained like it, each without a part of the shots. How
-overconfident they are on that part is known, because shots have labels.
+A classifier's predictions on its own training texts say nothing about its calibration. The mean confidence of one of
+synthetic texts, on candidates that it was not trained on, is made equal to that of the annotators. These are weighted
+on shots that they have not seen, so their confidence is based on labels. The training targets of a classifier of
+probabilities are not used: they are more confident than the annotators, and say nothing about their accuracy
+(docs/training-log.md has the measurements).
 
-A classifier of synthetic texts was trained longer, and is more confident than such calibrators. Its mean confidence on
-candidates that it was not trained on is made equal to that of the annotators. These are weighted on shots that they
-have not seen, so their confidence is based on labels. The training targets of a classifier of probabilities are not
-used: they are more confident than the annotators, and say nothing about their accuracy (docs/training-log.md has the
-measurements).
+One that was trained on the shots alone is less accurate than the annotators. Its mean confidence on candidates is made
+equal to the mean probability that the annotators give to the labels it predicts. Without annotators that see shots, it
+is calibrated with *calibrators*: adapters trained like it, each without a part of the shots. How overconfident they are
+on that part is known, because shots have labels.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling).
 """
@@ -30,6 +31,7 @@ from fourshot.engine.calibration import (
     smoothed_targets,
 )
 from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -51,6 +53,7 @@ class HeldOutCandidate(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     certainty: float = 0.0  # the annotators' probability of their likeliest label; 0: it is not compared
+    probabilities: tuple[float, ...] = ()  # the annotators', of each label; empty: of none
 
 
 class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +62,9 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     num_shots: int = 0  # that the temperature was fitted on, or
     num_soft: int = 0  # candidates with probabilities, in files of earlier versions, or
-    num_read: int = 0  # candidates for which the mean confidence was made equal to that of the annotators
+    num_read: int = 0  # candidates for which the mean confidence was made equal to that of the annotators, or
+    num_estimated: int = 0  # candidates on which the annotators estimate its accuracy
+    made_for: str = ""  # hash of `CalibrationItem.basis`; "" in files of earlier versions
     curve: CoverageCurve | None = None  # from the candidates
     scope: Scope | None = None
 
@@ -70,6 +75,8 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.num_shots} shots that adapters were trained without"
         if self.num_read:
             return f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
+        if self.num_estimated:
+            return f"{self.num_estimated} candidates, to be as sure of them as the annotators say that it is right"
         return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
 
 
@@ -101,13 +108,15 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        return WorkFolder(self.adapter.path).has(CALIBRATED_FILE)
+        stored = WorkFolder(self.adapter.path).find(CALIBRATED_FILE, CalibrationResult)
+        return stored is not None and stored.made_for in ("", value_hash(self.basis))
 
     def do(self, engine: Engine) -> None:
         """Calibrate the adapter unless it is finished; `CALIBRATED_FILE` beside its weights has the result."""
         if not self.is_finished:
             engine.reset_prefix_cache()  # the result must not depend on previous requests
-            WorkFolder(self.adapter.path).write(CALIBRATED_FILE, calibrate(engine, self))
+            result = msgspec.structs.replace(calibrate(engine, self), made_for=value_hash(self.basis))
+            WorkFolder(self.adapter.path).write(CALIBRATED_FILE, result)
 
 
 def calibration_of(
@@ -119,10 +128,12 @@ def calibration_of(
     not_learnt: Sequence[tuple[Candidate, Verdict]],
     *,
     compared: bool,
+    estimated: bool = False,
 ) -> CalibrationItem | None:
     """Return how to calibrate an adapter, on ``not_learnt`` texts and shots; None if there are too few of both.
 
-    ``compared``: its mean confidence is made equal to that of the annotators.
+    ``compared``: its mean confidence is made equal to that of the annotators. ``estimated``: to the accuracy that they
+    estimate.
     """
     item = CalibrationItem(
         adapter=adapter,
@@ -130,7 +141,7 @@ def calibration_of(
         form=form,
         shots=tuple(shots),
         calibrators=tuple(calibrators),
-        unseen=unseen_texts(not_learnt, compared=compared),
+        unseen=unseen_texts(not_learnt, compared=compared, names=task.label_names if estimated else ()),
         typical=typical_texts(not_learnt),
     )
     return item if item.calibrators or item.unseen else None
@@ -144,7 +155,12 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     if not item.unseen:
         return _by_shots(engine, item) if item.calibrators else CalibrationResult()
     unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
-    if all(unseen.certainty for unseen in item.unseen):
+    if all(unseen.probabilities for unseen in item.unseen):
+        predicted = unseen_scores.argmax(axis=1).tolist()
+        right = [unseen.probabilities[label] for unseen, label in zip(item.unseen, predicted, strict=True)]
+        temperature = match_confidence(unseen_scores, float(np.mean(right)))
+        calibrated = CalibrationResult(temperature=temperature, num_estimated=len(right))
+    elif all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
         calibrated = CalibrationResult(
             temperature=match_confidence(unseen_scores, certainty), num_read=len(unseen_scores)
@@ -195,15 +211,22 @@ def temperature_of(adapter: Adapter) -> float:
     return WorkFolder(adapter.path).read(CALIBRATED_FILE, CalibrationResult).temperature
 
 
-def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], *, compared: bool = False) -> tuple[HeldOutCandidate, ...]:
+def unseen_texts(
+    pairs: Sequence[tuple[Candidate, Verdict]], *, compared: bool = False, names: Sequence[str] = ()
+) -> tuple[HeldOutCandidate, ...]:
     """Return some of the texts that a classifier was not trained on; none if they are fewer than `FEWEST_UNSEEN`.
 
-    ``compared``: with the annotators' confidence, to compare the classifier's with it.
+    ``compared``: with the annotators' confidence, to compare the classifier's with it. ``names``: of the labels whose
+    probabilities by the annotators are needed.
     """
     if len(pairs) < FEWEST_UNSEEN:
         return ()
     return tuple(
-        HeldOutCandidate(text=candidate.text, certainty=max(verdict.probabilities.values()) if compared else 0.0)
+        HeldOutCandidate(
+            text=candidate.text,
+            certainty=max(verdict.probabilities.values()) if compared else 0.0,
+            probabilities=tuple(verdict.probabilities[name] for name in names),
+        )
         for candidate, verdict in evenly_chosen(pairs, MOST_UNSEEN)
     )
 

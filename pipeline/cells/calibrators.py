@@ -1,5 +1,7 @@
 """Which adapters calibrate a classifier: `calibrating` describes how."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from fourshot.pipeline.cells.cell import MethodCell
@@ -26,6 +28,21 @@ def calibration_cell(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
     calibrators = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
     return calibrators if any(shots_left_out(calibrators, NUM_CALIBRATORS)) else None
+
+
+def committee_for(cell: MethodCell, writers: Sequence[MethodCell], cells: Sequence[MethodCell]) -> MethodCell | None:
+    """Return the cell among ``writers`` whose annotators estimate the accuracy of a method trained on shots alone.
+
+    None if the method is another one or is not calibrated, if none of the ``cells`` learns the writer's texts, or if
+    adapters calibrate the writer's own classifier.
+    """
+    settings, method = cell.settings, cell.method
+    can = settings.calibrate and method.trained and not method.synthetic and not method.real_per_class
+    if not can or settings.train.loss == "text":
+        return None
+    drawn = {other.method.texts_of or other.name for other in cells if other.method.synthetic}
+    of_seed = [writer for writer in writers if writer.seed == cell.seed and writer.name in drawn]
+    return next((writer for writer in of_seed if annotators_calibrate(writer)), None)
 
 
 def annotators_calibrate(cell: MethodCell) -> bool:

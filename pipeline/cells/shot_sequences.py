@@ -24,6 +24,7 @@ from fourshot.training.lora.examples import ShownLabel, TrainingExample
 from fourshot.training.lora.settings import LoraSettings
 
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
+MOST_STEPS = 40
 SEQUENCES_PER_STEP = 2
 
 
@@ -36,7 +37,8 @@ def sequence_examples(
     engine's context does.
     """
     form = msgspec.structs.replace(form, filler=None)
-    steps = TIMES_AS_MANY_STEPS * settings.planned_steps(len(shots), len(task.labels))
+    planned = settings.planned_steps(len(shots), len(task.labels))
+    steps = max(planned, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
     draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
     tokens = {shot: _tokens(task, shot, form, model_path) for shot in shots}
     examples = []

@@ -47,10 +47,13 @@ class TrainingTexts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unseen(self) -> TextPairs:
         """Texts that reached the annotators and that the classifier is not trained on."""
-        judged_pairs = [
-            pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in REASONS_AFTER_ANNOTATION
-        ]
-        return [(c, v) for c, v in judged_pairs if not v.kept or c.id in self.held_back]
+        return [(c, v) for c, v in self.annotated if not v.kept or c.id in self.held_back]
+
+    @property
+    def annotated(self) -> TextPairs:
+        """Texts that reached the annotators."""
+        pairs = (*self.synthetic, *self.unlabelled)
+        return [(c, v) for c, v in pairs if v.reason in REASONS_AFTER_ANNOTATION]
 
     @property
     def lineage(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.machine.links import check_link
 from fourshot.pipeline.cells import trainings
 from fourshot.pipeline.cells.calibrating import CalibrationItem, calibration_of
-from fourshot.pipeline.cells.calibrators import annotators_calibrate, calibration_cell
+from fourshot.pipeline.cells.calibrators import annotators_calibrate, calibration_cell, committee_for
 from fourshot.pipeline.cells.cell import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.cells.first_classifier import FirstClassifier
 from fourshot.pipeline.cells.measuring import Annotators, Evaluation, EvaluationCell, LeftOutCell
@@ -189,34 +189,37 @@ class Experiment:
 
     def calibrator_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """Return the trainings of the adapters that calibrate a method's classifier, each without part of the shots."""
-        calibrators = calibration_cell(cell, self.training_texts(cell).shots)
+        _, calibrators = self._calibrated_by(cell)
         return self.annotator_jobs(calibrators) if calibrators else []
+
+    def _calibrated_by(self, cell: MethodCell) -> tuple[MethodCell | None, MethodCell | None]:
+        """Return the cell whose annotators estimate a method's accuracy, and that of adapters that calibrate it."""
+        writer = committee_for(cell, self.writers, self.cells)
+        return writer, None if writer else calibration_cell(cell, self.training_texts(cell).shots)
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """Return how to calibrate a method's finished classifier; None if not at all, or a training is unfinished."""
-        trained, calibrators = self.result(cell), calibration_cell(cell, self.training_texts(cell).shots)
-        if not trained or not cell.settings.calibrate:
+        trained, (writer, calibrators) = self.result(cell), self._calibrated_by(cell)
+        if not trained or not cell.settings.calibrate or (writer and not self._has_texts(writer)):
             return None
         if calibrators and len(self.annotator_results(calibrators)) < len(self.annotator_jobs(calibrators)):
             return None
-        return self._once("calibration", cell, lambda: self._calibration(cell, trained, calibrators))
+        return self._once("calibration", cell, lambda: self._calibration(cell, trained, calibrators, writer))
 
     def _calibration(
-        self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None
+        self, cell: MethodCell, trained: TrainingResult, calibrators: MethodCell | None, writer: MethodCell | None
     ) -> CalibrationItem | None:
-        is_compared = annotators_calibrate(cell)
-        pairs = self.training_texts(cell).unseen if calibrators or is_compared else []
-        shots, annotators = (calibrators.shots, self.annotators(calibrators)) if calibrators else ((), ())
-        is_compared |= cell.settings.annotate.annotator == "adapters"
-        return calibration_of(trained.adapter, self.task, cell.form, shots, annotators, pairs, compared=is_compared)
+        texts, is_compared = self.training_texts(writer or cell), annotators_calibrate(cell)
+        pairs = texts.annotated if writer else texts.unseen if calibrators or is_compared else []
+        shots, members = (calibrators.shots, self.annotators(calibrators)) if calibrators else ((), ())
+        uses = {"compared": is_compared or cell.settings.annotate.annotator == "adapters", "estimated": bool(writer)}
+        return calibration_of(trained.adapter, self.task, cell.form, shots, members, pairs, **uses)
 
     def job(self, cell: MethodCell) -> TrainingJob:
         """Return the training of a method's classifier. Synthetic texts that it is trained on must be complete."""
         assert cell.method.trained and self._has_texts(cell), cell.key
-        task, revision = self.task, self.model.revision
-        return self._once(
-            "job", cell, lambda: trainings.classifier_job(task, revision, cell, self.training_texts(cell))
-        )
+        job = trainings.classifier_job
+        return self._once("job", cell, lambda: job(self.task, self.model.revision, cell, self.training_texts(cell)))
 
     def result(self, cell: MethodCell) -> TrainingResult | None:
         """Return the finished training of a method's classifier, or None."""

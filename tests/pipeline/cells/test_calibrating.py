@@ -25,6 +25,7 @@ from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.task import Example, Label, Task
+from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.candidates import candidate
 
 TASK = Task(name="mood", instruction="Say which.", noun="text", labels=(Label(name="good"), Label(name="bad")))
@@ -92,6 +93,34 @@ def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path
     assert {name for name, _ in engine.questions} == {"own"}, (
         "calibrators say by how much shorter trainings are too sure"
     )
+
+
+def test_one_of_the_shots_is_as_sure_as_the_annotators_say_that_it_is_right(tmp_path: Path) -> None:
+    """It predicts the first label for each of these texts, and they give it half of the time less than that."""
+    read = [
+        HeldOutCandidate(text=f"good {number}", probabilities=(0.9, 0.1) if number % 2 else (0.5, 0.5))
+        for number in range(20)
+    ]
+    engine: Any = SureEngine()
+    calibrated = calibrate(engine, item(tmp_path, *read))
+    assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.7, abs=0.01)
+    assert calibrated.basis == "20 candidates, to be as sure of them as the annotators say that it is right"
+    assert calibrated.curve is not None
+
+
+def test_a_temperature_is_fitted_again_for_other_texts(tmp_path: Path) -> None:
+    """An adapter of the shots may be in a folder whose texts grow; one that an earlier version calibrated stays so."""
+    few, more = ([HeldOutCandidate(text=f"good {n}", certainty=0.8) for n in range(count)] for count in (20, 30))
+    engine: Any = SureEngine()
+    first, second = (item(tmp_path, *texts) for texts in (few, more))
+    first.do(engine)
+    assert [first.is_finished, second.is_finished] == [True, False]
+    second.do(engine)
+    assert [first.is_finished, second.is_finished] == [False, True]
+    stored = WorkFolder(tmp_path).read(CALIBRATED_FILE, dict)
+    del stored["made_for"]
+    WorkFolder(tmp_path).write(CALIBRATED_FILE, stored)
+    assert [first.is_finished, second.is_finished] == [True, True]
 
 
 def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:

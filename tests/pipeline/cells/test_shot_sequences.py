@@ -47,9 +47,13 @@ def test_no_label_can_be_guessed_from_those_before_it() -> None:
 def test_each_label_of_a_sequence_is_where_it_says(chat: ChatTurns | None) -> None:
     settings = LoraSettings()
     examples, once = sequence_examples(TASK, SHOTS, PromptFormat(chat=chat), settings, "nowhere", seed=3)
-    planned = settings.planned_steps(len(SHOTS), len(NAMES))
-    assert once.planned_steps(len(examples), len(NAMES)) == 2 * planned
-    assert len(examples) == 2 * planned * SEQUENCES_PER_STEP
+    assert settings.planned_steps(len(SHOTS), len(NAMES)) == 40, "the most"
+    assert once.planned_steps(len(examples), len(NAMES)) == 40
+    assert len(examples) == 40 * SEQUENCES_PER_STEP
+    two = [shot for shot in SHOTS if shot.label in NAMES[:2]]
+    task = msgspec.structs.replace(TASK, labels=TASK.labels[:2])
+    few, brief = sequence_examples(task, two, PromptFormat(chat=chat), settings, "nowhere", seed=3)
+    assert brief.planned_steps(len(few), 2) == 2 * settings.planned_steps(len(two), 2) == 20
     words = TASK.label_words
     for example in examples:
         assert example.prompt.endswith("Label:")

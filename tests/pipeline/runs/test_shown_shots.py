@@ -27,7 +27,7 @@ def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(t
 
 
 def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(tmp_path: Path) -> None:
-    """Other adapters calibrate LoRA on the shots: those that annotate have other prompts."""
+    """They calibrate LoRA on the shots, too. Without their texts, adapters of its own do that."""
     experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", show_shots="auto", calibrate=True)
     (writer,) = experiment.writers
     finish(experiment)
@@ -36,10 +36,12 @@ def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(
     annotators = experiment.annotators(writer)
     assert all(len(annotator.shown) + len(annotator.left_out) == len(writer.shots) for annotator in annotators)
     lora, fourshot = experiment.cell("lora"), experiment.cell("fourshot")
-    assert len(experiment.calibrator_jobs(lora)) == 4 and experiment.calibrator_jobs(fourshot) == []
-    assert not {job.key for job in experiment.calibrator_jobs(lora)} & {
-        job.key for job in experiment.annotator_jobs(writer)
-    }
+    assert experiment.calibrator_jobs(lora) == experiment.calibrator_jobs(fourshot) == []
+    item = experiment.calibration_item(lora)
+    assert item is None, "two annotated texts are too few"
+    alone = experiment_with_texts(tmp_path / "alone", "lora", "committee", show_shots="auto", calibrate=True)
+    jobs = alone.calibrator_jobs(alone.cell("lora"))
+    assert len(jobs) == 4 and not {job.key for job in jobs} & {job.key for job in alone.annotator_jobs(writer)}
     prompt = report_data(experiment, "A run").lineage.prompts["annotation"]
     assert prompt.count("Label:") == 1 + len(annotators[0].shown)
     never = msgspec.structs.replace(experiment.settings, annotate=AnnotateSettings(show_shots="never"))
