@@ -35,9 +35,9 @@ def sweep(beginning: str) -> None:
 
     Such a process may have had our own process id: in a container, a program gets the same one at every start.
     """
-    for folder in Path(tempfile.gettempdir()).glob(f"{beginning}*-*"):
+    folders = [*Path(tempfile.gettempdir()).glob(f"{beginning}*-*")]  # before the processes: a new one may create one
+    others = {*psutil.pids()} - {os.getpid()}
+    for folder in folders:
         owner = folder.name.removeprefix(beginning).split("-")[0]
-        if not owner.isdecimal() or str(folder) in _process_folders:
-            continue
-        if int(owner) == os.getpid() or not psutil.pid_exists(int(owner)):
+        if owner.isdecimal() and int(owner) not in others and str(folder) not in _process_folders:
             shutil.rmtree(folder, ignore_errors=True)
