@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
@@ -11,6 +12,7 @@ from fourshot.engine.errors import FourshotError, ModelNotFoundError
 SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = ("*.safetensors", "*.bin")
 NOT_NEEDED = ("*/*", "consolidated*")
+NOT_NEEDED_OF_ENCODERS = ("[!1]*/*",)  # 1_Pooling/config.json of sentence-transformers is needed
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -31,7 +33,14 @@ def at_revision(name: str, revision: str) -> str:
     return f"{name}@{revision}" if COMMIT.fullmatch(revision) else name
 
 
-def download_model(model: str, revision: str | None, how_to_go_on: str, *, weights: bool = True) -> Path:
+def download_model(
+    model: str,
+    revision: str | None,
+    how_to_go_on: str,
+    *,
+    weights: bool = True,
+    not_needed: Sequence[str] = NOT_NEEDED,
+) -> Path:
     """Return the snapshot folder, named by its commit, of a hub model. Files missing from the cache are fetched.
 
     Weights are fetched as safetensors if there are any, else as pickles. The client resumes interrupted connections. If
@@ -44,7 +53,7 @@ def download_model(model: str, revision: str | None, how_to_go_on: str, *, weigh
     def fetch(patterns: tuple[str, ...]) -> Path:
         return Path(
             snapshot_download(
-                model, revision=revision, allow_patterns=[*SMALL_FILES, *patterns], ignore_patterns=list(NOT_NEEDED)
+                model, revision=revision, allow_patterns=[*SMALL_FILES, *patterns], ignore_patterns=list(not_needed)
             )
         )
 

@@ -27,7 +27,7 @@ import msgspec
 from fourshot.engine.errors import FourshotError, from_name
 from fourshot.engine.machine.forks import ForkedProcess, fork, prepare
 from fourshot.engine.machine.parent import PARENT, die_with_parent
-from fourshot.engine.machine.threads import ENGINE_SPINS, waiting_briefly
+from fourshot.engine.machine.threads import ENGINE_SPINS, limited_cores, waiting_briefly, wanted_cores
 
 TOGETHER = "FOURSHOT_DIE_WITH_PARENT"  # environment variable: vLLM's own child processes end with their parent
 LOG_LINES_SHOWN = 15
@@ -259,8 +259,13 @@ def take_stdout() -> IO[bytes]:
 
 
 def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
-    """Return the environment of a child that computes: our import path, and ``spins`` of `engine.machine.threads`."""
-    return waiting_briefly({**os.environ, "PYTHONPATH": import_path()}, spins)
+    """Return the environment of a child that computes: our import path, and ``spins`` of `engine.machine.threads`.
+
+    torch does not know the CPU limit of a container, so the number of threads is set if there is one.
+    """
+    limit = 0 if wanted_cores() else limited_cores()
+    threads = {"OMP_NUM_THREADS": str(limit)} if limit else {}
+    return waiting_briefly({**os.environ, **threads, "PYTHONPATH": import_path()}, spins)
 
 
 def import_path() -> str:

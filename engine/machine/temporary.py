@@ -43,11 +43,13 @@ def sweep(beginning: str) -> None:
 
     Such a process may have had our own process id: in a container, a program gets the same one at every start.
     """
-    for folder in Path(tempfile.gettempdir()).glob(f"{beginning}*-*"):
+    folders = [*Path(tempfile.gettempdir()).glob(f"{beginning}*-*")]  # before the processes: a new one may create one
+    others = {*psutil.pids()} - {os.getpid()}
+    for folder in folders:
         owner = folder.name.removeprefix(beginning).split("-")[0]
-        if not owner.isdecimal() or str(folder) in _process_folders:
+        if not owner.isdecimal() or int(owner) in others or str(folder) in _process_folders:
             continue
-        if (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))) and not _is_locked(folder):
+        if not _is_locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ def test_folders_of_processes_that_are_gone_are_removed_with_the_next_that_is_ma
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    names = {"gone": 1 << 30, "other": os.getppid(), "before": os.getpid(), "mine": os.getpid()}
+    names = {"gone": 1 << 30, "no id": 10**20, "other": os.getppid(), "before": os.getpid(), "mine": os.getpid()}
     folders = {name: tmp_path / f"kind-{owner}-{name}" for name, owner in names.items()}
     for folder in [*folders.values(), tmp_path / "kind-x-y", tmp_path / f"other-{1 << 30}-a"]:
         folder.mkdir()

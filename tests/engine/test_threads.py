@@ -1,8 +1,13 @@
-"""Threads wait briefly, unless the user has said how they are to wait."""
+"""As many threads as cores may be used, which wait briefly, unless the user has said otherwise."""
+
+import os
+from pathlib import Path
 
 import pytest
 
 from fourshot.engine import doctor
+from fourshot.engine.machine import threads
+from fourshot.engine.machine.processes import child_environment
 from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 
@@ -13,6 +18,23 @@ def test_a_process_that_computes_spins_briefly() -> None:
 @pytest.mark.parametrize("environment", [{"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "7"}])
 def test_what_the_user_has_set_stays(environment: dict[str, str]) -> None:
     assert waiting_briefly(environment, TRAIN_SPINS) == environment
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("200000 100000", 2), ("150000 100000", 2), ("1000 100000", 1), ("max 100000", 64), ("", 64)]
+)
+def test_a_container_has_no_more_cores_than_its_limit(
+    limit: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(threads, "CPU_LIMIT", tmp_path / "cpu.max")
+    assert available_cores() == 64
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert available_cores() == cores
+    assert child_environment().get("OMP_NUM_THREADS") == (str(cores) if cores < 64 else None), "torch would use all"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert available_cores() == 5 and child_environment()["OMP_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize("setting", ["0", "abc", "-1", "2,1", "", "\u00b2"])

@@ -3,7 +3,7 @@
 A small training does not saturate a machine. On two cores, two parallel trainings with one thread each take 0.68 to
 0.78 of the time of sequential training. A GPU waits for the one thread that launches its kernels (docs/training.md).
 The number of threads per training depends on the total number of trainings and on the cores. It does not depend on the
-remaining work or the free memory, so a resumed run produces the same bytes.
+remaining work or the free memory, because another number would give other bytes.
 """
 
 import os

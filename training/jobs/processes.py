@@ -64,7 +64,7 @@ def do_job_over_processes(
     """
     environment = child_environment(TRAIN_SPINS)
     environment["PYTHONSAFEPATH"] = "1"  # torchrun starts its processes without `-P`
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
+    environment["OMP_NUM_THREADS"] = str(max(1, available_cores() // processes))  # Ray has set it to all of the job's
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.json"
         file.write_bytes(msgspec.json.encode(job))

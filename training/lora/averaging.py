@@ -18,14 +18,13 @@ from fourshot.engine.adapters import rank_of
 from fourshot.engine.checkpoints.models import broken_shards
 from fourshot.engine.core import Adapter
 from fourshot.engine.machine.files import disk_errors, settle, staged_folder
+from fourshot.engine.vllm_seams.adapter_check import LARGEST_RANK
 from fourshot.training.lora.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME_DIGITS
-
-MOST_RANK = 512  # the largest that vLLM has kernels for
 
 
 def can_average(adapters: Sequence[Adapter]) -> bool:
     """Whether vLLM can serve the average of ``adapters``, whose rank is the sum of theirs; False for a single one."""
-    return len(adapters) > 1 and sum(map(rank_of, adapters)) <= MOST_RANK
+    return len(adapters) > 1 and sum(map(rank_of, adapters)) <= LARGEST_RANK
 
 
 def average(adapters: Sequence[Adapter], parent: Path) -> Adapter:

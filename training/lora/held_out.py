@@ -1,6 +1,5 @@
 """Selects the weights with the lowest loss on held-out examples, because the last step is not always the best one."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,11 +33,11 @@ class HeldOut:
         self._wrapped.eval()
         answers = self._loss_of.probabilities(self._examples)
         self._wrapped.train()
-        of_targets = answers[range(len(self._targets)), self._targets].clamp_min(1e-6)
-        loss = float(-of_targets.log().mean())
+        of_targets = answers[range(len(self._targets)), self._targets].nan_to_num(0.0).clamp_min(1e-6)
+        loss = float(-of_targets.log().mean())  # always finite, because JSON has no other numbers
         if not self.curve or loss < min(value for _, value in self.curve):
             self._best = [weight.detach().clone() for weight in weights]
-        self.curve.append((step, loss if math.isfinite(loss) else math.inf))
+        self.curve.append((step, loss))
 
     def restore(self, weights: Sequence[torch.Tensor]) -> None:
         """Overwrite ``weights`` with the best ones; they stay unchanged if nothing is held out."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError
-from fourshot.engine.machine.files import settle, staged_folder
+from fourshot.engine.machine.files import disk_errors, settle, staged_folder
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
@@ -26,7 +26,7 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
             f"The adapter {adapter} does not fit the base {model}: {str(error).splitlines()[0]}. Give the base it was "
             "trained on; card.json beside it names it."
         ) from error
-    with staged_folder(out.parent) as staged:
+    with disk_errors(out), staged_folder(out.parent) as staged:
         merged.save_pretrained(str(staged))
         AutoTokenizer.from_pretrained(str(model), trust_remote_code=False).save_pretrained(str(staged))
         settle(staged, out, replace=True)

@@ -13,6 +13,7 @@ import torch
 
 # Kernels are rebuilt for each new shape, so rows are padded to a multiple. Attention over a whole row needs one of 32.
 ROW_MULTIPLE = 32
+PADDED_TIMES = 2  # a long text among short ones would otherwise take a multiple of the memory that is estimated
 
 
 class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +67,17 @@ def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, mul
 
 
 def micro_batches(tail_lengths: Sequence[int], prefix_length: int, most_tokens: int) -> Iterator[list[int]]:
-    """Split indices 0 .. n-1 into runs whose packed rows have at most ``most_tokens``; a single text may have more."""
+    """Split indices 0 .. n-1 into runs whose packed rows have at most ``most_tokens``; a single text may have more.
+
+    In attention, all texts of a row are padded to the longest: to at most `PADDED_TIMES` as many tokens.
+    """
     run: list[int] = []
-    tokens = prefix_length
+    tokens, longest = prefix_length, 0
     for index, length in enumerate(tail_lengths):
-        if run and tokens + length > most_tokens:
+        longest = max(longest, length)
+        if run and (tokens + length > most_tokens or (len(run) + 1) * longest > PADDED_TIMES * most_tokens):
             yield run
-            run, tokens = [], prefix_length
+            run, tokens, longest = [], prefix_length, length
         run.append(index)
         tokens += length
     if run:

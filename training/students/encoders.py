@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.checkpoints.config import read_config
-from fourshot.engine.checkpoints.hub import WEIGHTS, download_model, is_path, split_revision
+from fourshot.engine.checkpoints.hub import NOT_NEEDED_OF_ENCODERS, WEIGHTS, download_model, is_path, split_revision
 from fourshot.engine.checkpoints.models import broken_shards, content_hash
 from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError, ModelNotFoundError
@@ -49,7 +49,7 @@ def resolve_encoder(name: str | None) -> ResolvedEncoder:
         model, revision = split_revision(name)
         if is_path(name):
             raise ModelNotFoundError(f"There is no encoder folder {name!r}. {HOW_TO_GO_ON}")
-        folder = download_model(model, revision, HOW_TO_GO_ON)
+        folder = download_model(model, revision, HOW_TO_GO_ON, not_needed=NOT_NEEDED_OF_ENCODERS)
         _check(folder)
         return ResolvedEncoder(path=str(folder), name=model, revision=folder.name)
     _check(folder)

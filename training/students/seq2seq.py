@@ -200,18 +200,14 @@ class _Training:
             max_length=settings.max_tokens,
             return_tensors="pt",
         ).to(self._model.device)
-        targets = self._tokenizer(
-            text_target=[example.target for example in examples],
-            padding=True,
-            truncation=True,
-            max_length=settings.max_target_tokens,
-            return_tensors="pt",
-        ).to(self._model.device)
-        labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
+        # Cut here, because the tokenizer would put the end token after a cut target, and the student would learn that.
+        targets = self._tokenizer(text_target=[example.target for example in examples])["input_ids"]
+        rows = [torch.tensor(ids[: settings.max_target_tokens], dtype=torch.long) for ids in targets]
+        labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100).to(self._model.device)
         logits = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).logits
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         sums = losses.view(labels.shape).sum(1)  # the loss of padding is zero
-        return (sums / targets["attention_mask"].sum(1).clamp_min(1)).mean()
+        return (sums / (labels >= 0).sum(1).clamp_min(1)).mean()
 
     def _held_out_loss(self) -> float:
         import torch

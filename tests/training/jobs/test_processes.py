@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.training.jobs import processes
 from fourshot.training.jobs.jobs import CHECKPOINT_FILE, Placement, TrainingJob, do_job, finished
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.settings import LoraSettings
@@ -50,6 +51,21 @@ def test_what_goes_wrong_there_is_raised_here(tiny_model: str, tmp_path: Path) -
     one_label = msgspec.structs.replace(JOB, labels=("warm",), examples=JOB.examples[:1], held_out=())
     with pytest.raises(InputError, match="at least two labels"):
         do_job_over_processes(tiny_model, one_label, tmp_path, 2)
+
+
+def test_the_processes_share_the_cores_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable has all of a job's cores: a user sets it, and Ray does for each of its tasks."""
+    environments: list[dict[str, str]] = []
+
+    def start(*_: object, environment: dict[str, str]) -> None:
+        environments.append(environment)
+        raise FourshotError("not started")
+
+    monkeypatch.setattr(processes, "ChildProcess", start)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with pytest.raises(FourshotError, match="not started"):
+        do_job_over_processes("", JOB, tmp_path, 2)
+    assert environments[0]["OMP_NUM_THREADS"] == "2"
 
 
 def test_less_than_one_gpu_is_refused() -> None:

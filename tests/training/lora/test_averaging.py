@@ -90,5 +90,5 @@ def test_more_rank_than_vllm_serves_is_not_averaged(
     adapters: tuple[Adapter, Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert can_average(adapters) and not can_average(adapters[:1])
-    monkeypatch.setattr(averaging, "MOST_RANK", 15)
+    monkeypatch.setattr(averaging, "LARGEST_RANK", 15)
     assert not can_average(adapters)

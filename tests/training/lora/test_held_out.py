@@ -1,6 +1,9 @@
 """The weights that do best on held-out examples are those that are saved."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from safetensors.torch import load_file
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.trainings import hold_out
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.lora.held_out import HeldOut
+from fourshot.training.lora.label_loss import LabelLoss
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
@@ -39,6 +44,20 @@ def test_they_choose_the_pass(trainer: LoraTrainer, tmp_path: Path) -> None:
     assert helped.best_step > misled.best_step
     if helped.best_step == 8:
         assert all(torch.equal(weight, weights(plain)[name]) for name, weight in weights(helped).items())
+
+
+def test_weights_that_are_no_numbers_are_not_kept_and_what_is_measured_can_be_stored() -> None:
+    """JSON has no infinity: a result with one could be written, and never be read again."""
+    probabilities = iter([[[0.9, 0.1]], [[math.nan, math.nan]]])
+    loss_of = SimpleNamespace(probabilities=lambda chosen: torch.tensor(next(probabilities)))
+    held_out = HeldOut(torch.nn.Module(), cast(LabelLoss, loss_of), 0, [0])
+    weights = [torch.zeros(2)]
+    held_out.evaluate(1, weights)
+    weights[0].fill_(math.nan)
+    held_out.evaluate(2, weights)
+    held_out.restore(weights)
+    assert weights[0].tolist() == [0, 0] and held_out.best_step == 1
+    assert all(math.isfinite(loss) for _, loss in held_out.curve)
 
 
 def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A merged checkpoint answers as base and adapter did, without knowing of LoRA."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,3 +49,16 @@ def test_another_base_is_refused_and_leaves_nothing(tiny_model: str, result: Tra
     with pytest.raises(AdapterError, match="does not fit the base"):
         merge(tiny_model, result.path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_an_error_of_the_disk_and_leaves_nothing(
+    model: str, result: TrainingResult, tmp_path: Path
+) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, usual[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            merge(model, result.path, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.iterdir())

@@ -33,6 +33,13 @@ def test_rows_hold_no_more_tokens_than_allowed_and_every_text_once() -> None:
     assert runs == [[0, 1], [2, 3], [4], [5], [6]]
 
 
+def test_a_long_text_shares_its_row_with_few_short_ones() -> None:
+    """Attention pads each of them to its length: eight texts of 1,000 tokens, where one has them."""
+    for lengths, split in (([1000, *[10] * 7], [4, 4]), ([*[10] * 7, 1000], [7, 1]), ([200] * 8, [8])):
+        runs = list(micro_batches(lengths, prefix_length=27, most_tokens=2048))
+        assert [len(run) for run in runs] == split
+
+
 def test_a_mask_is_built_where_the_row_is() -> None:
     """On a GPU one built on the CPU costs 2 to 25 ms a step; "meta" stands for it."""
     import torch

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from fourshot.training.students.examples import StudentJob, StudentResult, Taugh
 from fourshot.training.students.serving_model import ServingModel
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import train_student
+from tests.hub.server import Repository, running_hub
 from tests.training.students.tiny_encoders import (
     KINDS,
     MAX_TOKENS,
@@ -187,6 +191,35 @@ def test_an_encoder_that_labels_each_token_learns_vectors_of_texts(tmp_path: Pat
     result = train(tmp_path / "encoder", tmp_path / "students")
     served = ServingModel(Path(result.path), "", MAX_TOKENS, 2)
     assert np.abs(StudentClassifier(result.path, 32).probabilities(ASKED) - answers(served, ASKED)).max() < 1e-5
+
+
+RESOLVE = """
+from pathlib import Path
+from fourshot.training.students.encoders import is_read_by_mean, resolve_encoder
+
+folder = Path(resolve_encoder("org/tiny").path)
+print(is_read_by_mean(folder), *sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*")))
+"""
+
+
+def test_an_encoder_of_the_hub_is_read_by_the_mean_as_its_folder_is(tmp_path: Path) -> None:
+    encoder = make_encoder("roberta", tmp_path / "encoder")
+    for name, content in {"1_Pooling/config.json": {"pooling_mode_mean_tokens": True}, "onnx/config.json": {}}.items():
+        (encoder / name).parent.mkdir()
+        write_json(encoder / name, content)
+    files = {str(file.relative_to(encoder)): file.read_bytes() for file in encoder.rglob("*.*")}
+    with running_hub() as hub:
+        hub.repositories["org/tiny"] = Repository({"main": files})
+        done = subprocess.run(
+            [sys.executable, "-c", RESOLVE],
+            env={**os.environ, **hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": "0"},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", *sorted(files.keys() - {"onnx/config.json"})]
 
 
 SMALL = {"vocab_size": 200, **SHAPE, "num_hidden_layers": 1}

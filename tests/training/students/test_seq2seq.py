@@ -58,6 +58,14 @@ def test_a_pair_counts_the_same_however_long_its_target_is(write: Any, tmp_path:
     assert first_loss(*pairs) == pytest.approx((short + long) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("write", [write_bart, write_t5], ids=["bart", "t5"])
+def test_a_target_that_is_cut_does_not_end_there(write: Any, tmp_path: Path) -> None:
+    examples = [TaughtText(text=example.text, target="x has is | . in x has is | .") for example in EXAMPLES]
+    settings = TextStudentSettings(num_epochs=30, learning_rate=0.02, max_target_tokens=8)
+    result = train_seq2seq(job(write(tmp_path / "base"), examples=tuple(examples), settings=settings), tmp_path)
+    assert Seq2SeqWriter(result.path).write(["nice in x"]) == [("x has is | . in x has", False, 8)]
+
+
 def test_a_student_that_learnt_by_another_loss_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of earlier builds did: they are trained again."""
     key = job(tmp_path).key
