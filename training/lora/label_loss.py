@@ -81,7 +81,7 @@ class LabelLoss:
         )
         self._targets = [example.target for example in examples]
         self._spread = _spread_targets(examples, tokens, smoothing, whole_text) if tokens else None
-        self._hard = _smoothed(torch.eye(len(self._labels)), smoothing)
+        self._hard = torch.eye(len(self._labels)) * (1 - smoothing) + smoothing / max(1, len(self._labels))
 
     def backward(
         self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: BatchShare = ALL
@@ -247,9 +247,4 @@ def _spread_targets(
             row[example.target] = 1.0
         else:
             row[:] = torch.tensor(example.soft)
-    return _smoothed(rows, smoothing)
-
-
-def _smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Return target probabilities [N, num_labels] of which the share ``smoothing`` is spread over all labels."""
-    return targets * (1 - smoothing) + smoothing / max(1, targets.shape[1])
+    return rows * (1 - smoothing) + smoothing / rows.shape[1]
