@@ -39,6 +39,7 @@ def sequence_examples(
     form = msgspec.structs.replace(form, filler=None)
     planned = settings.planned_steps(len(shots), len(task.labels))
     steps = max(planned, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
+    steps = min(steps, settings.max_steps or steps)
     draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
     tokens = {shot: _tokens(task, shot, form, model_path) for shot in shots}
     examples = []

@@ -54,6 +54,8 @@ def test_each_label_of_a_sequence_is_where_it_says(chat: ChatTurns | None) -> No
     task = msgspec.structs.replace(TASK, labels=TASK.labels[:2])
     few, brief = sequence_examples(task, two, PromptFormat(chat=chat), settings, "nowhere", seed=3)
     assert brief.planned_steps(len(few), 2) == 2 * settings.planned_steps(len(two), 2) == 20
+    bounded = msgspec.structs.replace(settings, max_steps=7)
+    assert len(sequence_examples(task, two, PromptFormat(chat=chat), bounded, "nowhere", seed=3)[0]) == 14
     words = TASK.label_words
     for example in examples:
         assert example.prompt.endswith("Label:")
