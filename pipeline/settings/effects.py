@@ -17,7 +17,10 @@ from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunS
 MOST_LISTED = 8  # settings that are named for one reason
 OF_FOLDS = ("annotate.fold_weight", "annotate.fold_epochs", "annotate.pool_per_class")
 OF_COMMITTEE = (
-    *(f"annotate.{name}" for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average")),
+    *(
+        f"annotate.{name}"
+        for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average", "show_shots")
+    ),
     *OF_FOLDS,
 )
 OF_PROBABILITIES = (  # as training targets
