@@ -44,7 +44,9 @@ class Replicas:
     async def run(self) -> None:
         """Route requests to the servers until `stop`. Raises FourshotError, or OSError, if none can be started."""
         with temporary_folder(KEYS) as folder:
-            await self._route(folder / "keys.toml")
+            keys = folder / "keys"  # a folder of its own: this process holds the lock of the temporary one
+            keys.mkdir()
+            await self._route(keys / "keys.toml")
         if len(self._failed) == self._number:
             raise self._failed[0]
 
