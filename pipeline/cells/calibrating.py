@@ -53,7 +53,8 @@ class HeldOutCandidate(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     certainty: float = 0.0  # the annotators' probability of their likeliest label; 0: it is not compared
-    probabilities: tuple[float, ...] = ()  # the annotators', of each label; empty: of none
+    # The annotators', of each label; unset if they are not needed, so that earlier scores keep their names.
+    probabilities: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,9 +156,10 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     if not item.unseen:
         return _by_shots(engine, item) if item.calibrators else CalibrationResult()
     unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
-    if all(unseen.probabilities for unseen in item.unseen):
+    likely = [unseen.probabilities for unseen in item.unseen if unseen.probabilities]
+    if len(likely) == len(item.unseen):
         predicted = unseen_scores.argmax(axis=1).tolist()
-        right = [unseen.probabilities[label] for unseen, label in zip(item.unseen, predicted, strict=True)]
+        right = [probabilities[label] for probabilities, label in zip(likely, predicted, strict=True)]
         temperature = match_confidence(unseen_scores, float(np.mean(right)))
         calibrated = CalibrationResult(temperature=temperature, num_estimated=len(right))
     elif all(unseen.certainty for unseen in item.unseen):
@@ -225,7 +227,7 @@ def unseen_texts(
         HeldOutCandidate(
             text=candidate.text,
             certainty=max(verdict.probabilities.values()) if compared else 0.0,
-            probabilities=tuple(verdict.probabilities[name] for name in names),
+            probabilities=tuple(verdict.probabilities[name] for name in names) or msgspec.UNSET,
         )
         for candidate, verdict in evenly_chosen(pairs, MOST_UNSEEN)
     )

@@ -73,8 +73,8 @@ def _by_label(shots: Sequence[Example]) -> dict[str, list[Example]]:
 
 def _room(task: Task, form: PromptFormat, model_path: str) -> int:
     """Return how many tokens of a prompt are left for shots."""
-    context = within_context(EngineSettings(model=model_path)).max_model_len
-    return context - token_counter(model_path)(classification_prompt(task, "", form)) - ANSWER_TOKENS
+    most = within_context(EngineSettings(model=model_path)).max_model_len
+    return most - token_counter(model_path)(classification_prompt(task, "", form)) - ANSWER_TOKENS
 
 
 def _tokens(task: Task, shot: Example, form: PromptFormat, model_path: str) -> int:

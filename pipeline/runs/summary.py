@@ -158,16 +158,17 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
 
 def _annotation_prompt(experiment: Experiment) -> str:
     """Return the prompt of an annotator that sees shots; "" if none does: then it is that of the classifier."""
-    settings = experiment.settings
+    settings, task = experiment.settings, experiment.task
     for writer in experiment.writers[:1]:
         for annotator in experiment.annotators(writer):
             if annotator.adapter and annotator.shown:
+                shots = [writer.shots[index] for index in annotator.shown]
                 form = annotator.form(
                     PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
                 )
-                return classification_prompt(
-                    experiment.task, "…", form, [writer.shots[index] for index in annotator.shown]
-                )
+                if settings.aligns:
+                    form = aligned(form, task, EngineSettings(model=experiment.model.path), shots)
+                return classification_prompt(task, "…", form, shots)
     return ""
 
 
