@@ -27,6 +27,7 @@ BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # 
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names in a run's or comparison's folder begin
 UNALIGNED = "the folder was begun without filler before prompts (align), and continues without it"
 UNSHOWN = "the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
+HELD_OUT = "the folder was begun with annotators that each leave some shots out (weights), and continues with them"
 REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 
@@ -37,11 +38,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     align: bool = False
     filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
     show_shots: str = "never"  # `AnnotateSettings.show_shots`; earlier versions did not show annotators any
+    weights: str = "held_out"  # the meaning of "auto" in `AnnotateSettings.weights`; earlier versions had no "auto"
 
     @classmethod
     def now(cls, align: bool, show_shots: str = "auto") -> "Layout":
         """Return the layout of a folder that this version begins."""
-        return cls(align=align, filler=FILLER_KIND if align else "", show_shots=show_shots)
+        return cls(align=align, filler=FILLER_KIND if align else "", show_shots=show_shots, weights="auto")
 
 
 class _BegunWith(msgspec.Struct):
@@ -189,7 +191,7 @@ class WorkFolder:
         if self.has(LAYOUT_FILE):
             stored_layout = self.read(LAYOUT_FILE, Layout)
         elif self._was_aligned():
-            stored_layout = Layout.now(align=True, show_shots="never")
+            stored_layout = Layout(align=True, filler=FILLER_KIND)
         else:
             return Layout()
         if stored_layout.align and stored_layout.filler != FILLER_KIND:

@@ -16,7 +16,7 @@ from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import UNALIGNED, UNSHOWN, Layout, M, Manifest, WorkFolder
+from fourshot.pipeline.work_folder import HELD_OUT, UNALIGNED, UNSHOWN, Layout, M, Manifest, WorkFolder
 
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
@@ -83,8 +83,14 @@ def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings,
     """
     shows = settings.annotate.show_shots
     layout = WorkFolder(root).layout(Layout.now(settings.align, shows))
-    annotate = msgspec.structs.replace(settings.annotate, show_shots=layout.show_shots)
-    notes = {UNALIGNED: layout.align != settings.align, UNSHOWN: layout.show_shots != shows}
+    is_auto = settings.annotate.weights == "auto"
+    weights = layout.weights if is_auto else settings.annotate.weights
+    annotate = msgspec.structs.replace(settings.annotate, show_shots=layout.show_shots, weights=weights)
+    notes = {
+        UNALIGNED: layout.align != settings.align,
+        UNSHOWN: layout.show_shots != shows,
+        HELD_OUT: is_auto and weights != "auto" and layout.show_shots != "never",
+    }
     changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
     return layout, changed, [note for note, differs in notes.items() if differs]
 

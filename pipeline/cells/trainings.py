@@ -16,8 +16,9 @@ from fourshot.pipeline.cells.shot_sequences import sequence_examples
 from fourshot.pipeline.cells.training_texts import TrainingTexts
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.synthesis.committee import Annotator, EncoderFiles
-from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
+from fourshot.pipeline.synthesis.committee import Annotator
+from fourshot.pipeline.synthesis.encoders import EncoderFiles
+from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, leaves_out_shots, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -174,11 +175,12 @@ def averaged(annotators: Sequence[Annotator], parent: Path) -> tuple[Annotator, 
 def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
     """Return the indices of the shots that each of ``count`` models leaves out of training, to be scored on them.
 
-    None are left out with ``annotate.weights`` "equal".
+    None are left out where their kinds are not weighted, see `leaves_out_shots`.
     """
-    if writer.settings.annotate.weights == "equal":
+    labels = [shot.label for shot in writer.shots]
+    if not leaves_out_shots(writer.settings, labels):
         return [()] * count
-    folds = shot_folds([shot.label for shot in writer.shots], min(count, writer.settings.k))
+    folds = shot_folds(labels, min(count, writer.settings.k))
     num_folds = len(set(folds) - {None}) or 1
     return [tuple(index for index, fold in enumerate(folds) if fold == number % num_folds) for number in range(count)]
 

@@ -32,6 +32,8 @@ class CorpusManifest(Manifest, frozen=True, kw_only=True):
             fields.pop("model_name")  # that of a local folder, which may be moved or given by another path
         fields["settings"].pop("allow_short")
         fields["settings"].pop("align")  # stored in `LAYOUT_FILE`; manifests of earlier versions lack it
+        annotate = fields["settings"]["annotate"]  # adapters of a corpus were trained before: nothing is left out here
+        annotate["weights"] = "held_out" if annotate["weights"] == "auto" else annotate["weights"]
         return fields
 
 

@@ -1,6 +1,7 @@
 """A teacher that annotates with an engine, and a hash of everything that determines its predictions."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.synthesis.committee import Annotator
+from fourshot.pipeline.synthesis.evidence import leaves_out_shots
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
@@ -39,7 +41,7 @@ def answers_hash(teacher: Teacher) -> str:
         del fields["encoder"]
         files = annotator.adapter or annotator.encoder
         hashed.append((files.name if files else "", fields))
-    values, usual = _values_read(teacher.settings), _values_read(RunSettings())
+    values, usual = _values_read(teacher.settings, [shot.label for shot in teacher.shots]), _values_read(RunSettings())
     others: dict[str, Any] = {name: value for name, value in values.items() if value != usual[name]}
     if teacher.calibration != NONE:
         others["calibration"] = teacher.calibration
@@ -48,13 +50,13 @@ def answers_hash(teacher: Teacher) -> str:
     return hashlib.sha256(msgspec.json.encode([hashed, others] if others else hashed)).hexdigest()[:12]
 
 
-def _values_read(settings: RunSettings) -> dict[str, Any]:
-    """Return the settings that affect every kind of annotator."""
+def _values_read(settings: RunSettings, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings that affect every kind of annotator; ``labels``: of the shots."""
     annotate = settings.annotate
     return {
         "max_text_words": settings.max_text_words,
         "long_texts": settings.long_texts,
-        "weights": annotate.weights,
+        "weights": "held_out" if leaves_out_shots(settings, labels) else "equal",
         "fold_weight": annotate.fold_weight,
     }
 

@@ -1,15 +1,12 @@
-"""Progress reports of the loop: texts kept of those wanted, tokens, prefix cache, accuracy of the annotators."""
+"""Progress reports of the loop: texts kept of those wanted, tokens, prefix cache."""
 
 import time
-from collections.abc import Mapping
 
 import msgspec
 
 from fourshot.engine.core import EngineStats
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.units import UnitResult
-from fourshot.pipeline.synthesis.evidence import KindEvidence, chance_warning, evidence_line
-from fourshot.pipeline.task import Task
 
 REPORT_EVERY_S = 0.5
 
@@ -23,13 +20,6 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     cached_share: float | None = None  # of prompt tokens that the prefix cache had; None: there were no prompt tokens
     engine_starts: int = 0
-
-
-def report_evidence(task: Task, evidence: Mapping[str, KindEvidence], on_event: OnEvent) -> None:
-    """Report how accurate the annotators are on held-out shots, and warn if they may be guessing."""
-    on_event(Event(stage="generate", message=f"{task.name}, the annotators: {evidence_line(evidence)}"))
-    if warning := chance_warning(evidence, len(task.labels)):
-        on_event(Event(stage="generate", message=f"{task.name}: {warning}", notice=True))
 
 
 class ProgressReporter:

@@ -19,13 +19,14 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_notice, short_run_error, stalled
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
-from fourshot.pipeline.loop.progress import ProgressReporter, report_evidence
+from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
+from fourshot.pipeline.trust import report_agreement, report_evidence
 from fourshot.pipeline.work_folder import WorkFolder
 
 CALIBRATION_FILE = "annotator.json"
@@ -183,6 +184,8 @@ class RoundSink:
         self.folder.append("rounds.jsonl", [record])
         self._progress.add(len(batch.kept))
         self._report_round(ledger.counts, record)
+        if not (batch.number or self._is_pool or self.folder.has(COMMITTEE_FILE)):
+            report_agreement(self._task, [draw.candidate for draw in batch.draws], batch.verdicts, self._on_event)
         self._report_stalled(ledger.counts)
         self._began_s = self._sampled_s = time.perf_counter()
         self._output_tokens = 0

@@ -1,7 +1,6 @@
 """A committee: several annotators of the same texts, each kind weighted by its accuracy on unseen shots."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,9 +11,16 @@ from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.evidence import KindEvidence, bounded_log, label_prior, shot_folds, weigh
+from fourshot.pipeline.synthesis.encoders import EncoderFiles
+from fourshot.pipeline.synthesis.evidence import (
+    KindEvidence,
+    bounded_log,
+    label_prior,
+    leaves_out_shots,
+    shot_folds,
+    weigh,
+)
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
@@ -25,20 +31,9 @@ from fourshot.pipeline.task import Example, Task
 if TYPE_CHECKING:
     import numpy as np
 
-    from fourshot.training.students.classifier import StudentClassifier
-
 
 DECISIVE_LOG_ODDS = 1.0  # nats; an average's predictions further from zero rarely differ from its adapters' mean
 PROMPT_FOLDS = 4  # parts of a prompt's shots, each left out once to be annotated
-OPEN_ENCODERS = 8  # of all committees of a process, which may be many: each takes 0.1 GB
-
-
-class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A small encoder, fine-tuned on the shots (`training.students`)."""
-
-    name: str  # content-hashed
-    path: str
-    max_tokens: int
 
 
 class Annotator(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +117,7 @@ class Committee:
                 fitted = self._fitted(annotator) if annotator.shown else annotator
                 self._kinds.setdefault(annotator.kind, []).append(fitted)
         self._priors: dict[Annotator, Calibration] = {}
-        self._weighs = annotate.weights == "held_out"
+        self._weighs = leaves_out_shots(settings, [shot.label for shot in shots])
         scored = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
         self._has_scored_shots = not scored  # adapters of folds are not scored on the shots: they have seen all
         self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
@@ -279,22 +274,9 @@ class Committee:
     def _answers(self, annotator: Annotator, texts: Sequence[str]) -> "np.ndarray":
         """Return the model's own probabilities, float64 [num_texts, num_labels]; rows sum to one."""
         if annotator.encoder:
-            return self._encoded(annotator.encoder, texts)
+            return annotator.encoder.probabilities(self._task, texts)
         form = annotator.form(self._form)
         shots = [self._shots[index] for index in annotator.shown]
         if self._aligns and (shots or not annotator.adapter):
             form = aligned(form, self._task, self._engine.settings, shots, self._longest)
         return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
-
-    def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
-        """Return the same for an encoder."""
-        inputs = [encoder_text(self._task, text, files.max_tokens) for text in texts]
-        return _opened(files).probabilities(inputs).astype("float64")
-
-
-@lru_cache(maxsize=OPEN_ENCODERS)
-def _opened(files: EncoderFiles) -> "StudentClassifier":
-    """Load an encoder, in place of the one that was queried longest ago if too many are loaded."""
-    from fourshot.training.students.classifier import StudentClassifier
-
-    return StudentClassifier(files.path, files.max_tokens)

@@ -13,7 +13,7 @@ import msgspec
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import Calibration
-from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 PROBABILITY_FLOOR = 1e-4  # added to an annotator's probability of every label
 LOG_FACTORS = (-3.0, 2.5)  # bounds of log(weight / equal weight); underconfident encoders need more than 1
 FITTING_STEPS = 200  # of `alignment`
-MOST_CHANCE = 0.2  # probability that guessing is as accurate, above which an accuracy is no evidence
 REGULARISATION = 1.0  # regularisation towards equal weights: penalty in nats at e times an equal weight, or 1 / e of it
 
 
@@ -46,6 +45,19 @@ def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
         folds.append(num_dealt[label] % num_folds if counts[label] > 1 and num_folds > 1 else None)
         num_dealt[label] += 1
     return folds
+
+
+def leaves_out_shots(settings: RunSettings, labels: Sequence[str]) -> bool:
+    """Return whether each adapter and encoder is trained without some shots, on which its kind is then weighted.
+
+    ``labels``: of all shots. See `AnnotateSettings.weights`: adapters that see the shots in their prompts lose more by
+    leaving some out than a weight can gain (docs/training-log.md).
+    """
+    annotate = settings.annotate
+    if annotate.weights != "auto":
+        return annotate.weights == "held_out"
+    has_others = annotate.annotator != "adapters" or annotate.in_context or annotate.num_encoders
+    return bool(has_others) or not all(settings.shows_shots(wording, labels) for wording in annotate.wordings)
 
 
 def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
@@ -156,29 +168,3 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
             num_texts=len(targets),
         )
     return evidence
-
-
-def evidence_line(evidence: Mapping[str, KindEvidence]) -> str:
-    """Return the accuracies and weights in one line for people."""
-    return ", ".join(
-        f"{kind}: {item.accuracy:.0%} of {item.num_texts} held-out shots correct (weight {item.weight:.2f})"
-        for kind, item in evidence.items()
-    )
-
-
-def chance_warning(evidence: Mapping[str, KindEvidence], num_labels: int) -> str:
-    """Return a warning if guessing may be as accurate as the best kind on the held-out shots; "" if it is not.
-
-    The probability that it is, is the tail of a binomial distribution.
-    """
-    from scipy.special import bdtrc  # type: ignore[import-untyped]
-
-    best = max(evidence.values(), key=lambda item: item.accuracy)
-    num_texts, correct = best.num_texts, round(best.accuracy * best.num_texts)
-    if correct == num_texts or bdtrc(correct - 1, num_texts, 1 / num_labels) <= MOST_CHANCE:
-        return ""
-    return (
-        f"the annotators classify {correct} of {num_texts} held-out shots correctly, and guessing may do as well. The "
-        "labels of generated texts may be wrong: read some of the texts in the report. A base model that knows the "
-        "language and the subject (--model), or more shots (--shots), can help"
-    )

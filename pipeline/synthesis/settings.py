@@ -29,7 +29,6 @@ FEW_CLASSES = 16  # from so many, adapters see no shots by default: few prompts 
 # Annotators of texts that are learnt with probabilities.
 COMMITTEE: dict[str, Any] = {
     "annotator": "adapters",
-    "weights": "held_out",
     "num_adapters": 4,
     "in_context": 3,
     "num_encoders": 0,
@@ -115,9 +114,9 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     distribution_alignment: bool = False
     intended_odds: float = 20.0  # factor of the odds of the label that a text was generated for; 1: unchanged
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
-    # Of each kind of annotator. held_out: fitted on shots that the annotators have not seen, so every adapter leaves
-    # some shots out. equal: the same for all kinds, and every adapter is trained on all shots.
-    weights: Literal["equal", "held_out"] = "held_out"
+    # Of each kind of annotator. held_out: fitted on shots that the annotators have not seen: every adapter leaves some
+    # out. equal: every adapter is trained on all shots. auto: equal if all are adapters that see shots, else held_out.
+    weights: Literal["auto", "equal", "held_out"] = "auto"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
     # Whether the prompts of these adapters show the shots, in training and in annotation (docs/design.md). auto: with
     # fewer than 16 classes. None are shown where an adapter has one shot of a class, or with another wording than task.

@@ -197,7 +197,7 @@ def test_a_folder_in_which_nothing_was_made_before_bad_input_is_left_as_it_was(t
 
 
 def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
-    aligned, plain = Layout.now(True, "never"), Layout.now(False, "never")
+    aligned, plain, earlier = Layout.now(True, "never"), Layout.now(False, "never"), Layout()
     new, old = WorkFolder(tmp_path / "new"), WorkFolder(tmp_path / "old")
     assert new.layout(aligned) == aligned and new.layout(plain) == plain
     new.path.mkdir()
@@ -209,16 +209,17 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     old.path.mkdir()
     old.keep_layout(aligned)  # and killed: nothing was begun, so the next start may want it otherwise
     assert old.layout(plain) == plain
-    old.keep_layout(plain)
-    assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
+    old.keep_layout(earlier)
+    assert not [*old.path.iterdir()], "earlier versions wrote no layout"
     old.write("manifest.json", {})
-    assert old.layout(aligned) == old.layout(plain) == plain
+    assert old.layout(aligned) == old.layout(plain) == earlier
     (new.path / LAYOUT_FILE).unlink()  # by hand, or a build that wrote it after the manifest was killed between
     new.write("manifest.json", {"settings": {"align": True}})
-    assert new.layout(aligned) == aligned
+    earlier_aligned = Layout(align=True, filler=aligned.filler)
+    assert new.layout(aligned) == earlier_aligned
     with pytest.raises(RunFolderError, match="--out"):
         new.layout(plain)
-    assert new.layout(Layout.now(True)) == aligned, "and it knew no annotators that see shots"
+    assert new.layout(Layout.now(True)) == earlier_aligned, "and it knew no annotators that see shots"
     new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
     for layout in (aligned, plain):
         with pytest.raises(RunFolderError, match=r"earlier version.*--out"):

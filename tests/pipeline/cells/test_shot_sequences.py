@@ -79,13 +79,16 @@ def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch
     assert longest(0) == 0, "one text is always learnt"
 
 
-def test_annotators_see_the_shots_they_learnt_and_no_others() -> None:
-    writer = cell()
+@pytest.mark.parametrize("weights", ["auto", "equal", "held_out"])
+def test_annotators_see_the_shots_they_learnt_and_no_others(weights: str) -> None:
+    """By default these are all: they lose more by leaving some out than these are worth as evidence."""
+    writer = cell(weights=weights)
     jobs = annotator_jobs(TASK, ResolvedModel(path="nowhere", name="a/model", revision="abc"), writer)
     assert len({job.key for job in jobs}) == 4
     adapters = [Adapter(name=f"a{number}", path=f"/a{number}") for number in range(4)]
     annotators = committee(writer, adapters)
-    assert sorted(i for annotator in annotators for i in annotator.left_out) == list(range(len(SHOTS)))
+    left_outs = [i for annotator in annotators for i in annotator.left_out]
+    assert sorted(left_outs) == (list(range(len(SHOTS))) if weights == "held_out" else [])
     for annotator, job in zip(annotators, jobs, strict=True):
         assert sorted((*annotator.shown, *annotator.left_out)) == list(range(len(SHOTS)))
         left_out = [SHOTS[index].text for index in annotator.left_out]

@@ -38,11 +38,12 @@ def experiment_with_texts(
     calibrate: bool = False,
     align: bool = False,
     show_shots: Literal["auto", "never"] = "never",
+    weights: Literal["auto", "held_out"] = "auto",
 ) -> Experiment:
     """Return an experiment with one seed, two kept texts, and a committee trained on the shots only."""
     folder.mkdir()
     task = load_task(write_task(folder))
-    annotate = AnnotateSettings(folds=0, show_shots=show_shots)
+    annotate = AnnotateSettings(folds=0, show_shots=show_shots, weights=weights)
     settings = RunSettings(
         wording=wording,
         prompt_style=prompt_style,

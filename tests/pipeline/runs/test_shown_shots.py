@@ -15,7 +15,7 @@ from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_
 
 
 def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(tmp_path: Path) -> None:
-    old, messages = experiment_with_texts(tmp_path / "run", show_shots="never"), list[str]()
+    old, messages = experiment_with_texts(tmp_path / "run", show_shots="never", weights="held_out"), list[str]()
     (old.root / LAYOUT_FILE).unlink(missing_ok=True)  # which earlier versions wrote only for filler
     settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
     again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
@@ -26,6 +26,22 @@ def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(t
     assert again.annotator_jobs(again.writers[0]) == old.annotator_jobs(old.writers[0])
 
 
+def test_a_folder_whose_annotators_left_shots_out_goes_on_with_these(tmp_path: Path) -> None:
+    old, messages = experiment_with_texts(tmp_path / "run", show_shots="auto", weights="held_out"), list[str]()
+    layout = old.root / LAYOUT_FILE
+    layout.write_bytes(msgspec.json.encode({**msgspec.json.decode(layout.read_bytes()), "weights": "held_out"}))
+    settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
+    again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
+    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    assert messages == [
+        "notes: the folder was begun with annotators that each leave some shots out (weights), and continues with them"
+    ]
+    jobs = again.annotator_jobs(again.writers[0])
+    assert jobs == old.annotator_jobs(old.writers[0])
+    new = experiment_with_texts(tmp_path / "new", show_shots="auto")
+    assert not {job.key for job in jobs} & {job.key for job in new.annotator_jobs(new.writers[0])}
+
+
 def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(tmp_path: Path) -> None:
     """They calibrate LoRA on the shots, too. Without their texts, adapters of its own do that."""
     experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", show_shots="auto", calibrate=True)
@@ -34,7 +50,8 @@ def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(
     examples = [example for job in experiment.annotator_jobs(writer) for example in job.examples]
     assert all(example.shown is not msgspec.UNSET for example in examples)
     annotators = experiment.annotators(writer)
-    assert all(len(annotator.shown) + len(annotator.left_out) == len(writer.shots) for annotator in annotators)
+    assert all(sorted(annotator.shown) == [*range(len(writer.shots))] for annotator in annotators)
+    assert not any(annotator.left_out for annotator in annotators)
     lora, fourshot = experiment.cell("lora"), experiment.cell("fourshot")
     assert experiment.calibrator_jobs(lora) == experiment.calibrator_jobs(fourshot) == []
     item = experiment.calibration_item(lora)

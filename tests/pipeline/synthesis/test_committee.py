@@ -11,7 +11,7 @@ from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.rows.examples import load_split
-from fourshot.pipeline.synthesis import committee
+from fourshot.pipeline.synthesis import committee, encoders
 from fourshot.pipeline.synthesis.committee import Annotator, Committee
 from fourshot.pipeline.synthesis.evidence import PROBABILITY_FLOOR
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
@@ -140,15 +140,15 @@ def test_a_process_keeps_only_the_encoders_that_were_asked_last(monkeypatch: pyt
             return np.full((len(texts), len(TASK.labels)), 1 / len(TASK.labels))
 
     monkeypatch.setattr("fourshot.training.students.classifier.StudentClassifier", Opened)
-    committee._opened.cache_clear()
-    for seed in range(3 * committee.OPEN_ENCODERS):  # as in a comparison of many seeds
-        files = committee.EncoderFiles(name=f"encoder-{seed}", path=f"{seed}", max_tokens=32)
+    encoders._opened.cache_clear()
+    for seed in range(3 * encoders.OPEN_ENCODERS):  # as in a comparison of many seeds
+        files = encoders.EncoderFiles(name=f"encoder-{seed}", path=f"{seed}", max_tokens=32)
         together = Committee(engine, TASK, (Annotator(adapter=None, encoder=files),), EQUAL)
         together.probabilities(TEXTS)
         together.probabilities(TEXTS)
-    assert opened == [f"{seed}" for seed in range(3 * committee.OPEN_ENCODERS)], "each is loaded once"
-    assert committee._opened.cache_info().currsize == committee.OPEN_ENCODERS
-    committee._opened.cache_clear()
+    assert opened == [f"{seed}" for seed in range(3 * encoders.OPEN_ENCODERS)], "each is loaded once"
+    assert encoders._opened.cache_info().currsize == encoders.OPEN_ENCODERS
+    encoders._opened.cache_clear()
 
 
 def test_a_committee_without_members_is_refused(vllm_engine: Engine) -> None:

@@ -8,14 +8,13 @@ import pytest
 from fourshot.engine import calibration as calibrations
 from fourshot.pipeline.synthesis.evidence import (
     KindEvidence,
-    chance_warning,
-    evidence_line,
     label_prior,
     learnt_probabilities,
     shot_folds,
     weigh,
 )
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.trust import chance_warning, evidence_line
 from tests.pipeline.candidates import candidate
 
 TARGETS = np.array([0, 1, 2] * 4)
