@@ -13,10 +13,9 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.fields import encoder_text
-from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.evidence import KindEvidence, bounded_log, label_prior, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import scores_behind_shots, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import label_scores
@@ -104,14 +103,13 @@ class Committee:
         annotators: Sequence[Annotator],
         settings: RunSettings,
         shots: Sequence[Example] = (),
-        longest: str = "",
     ) -> None:
-        """``shots``: of the run. ``longest``: to annotate; "": a candidate's. Raises InputError for no annotators."""
+        """``shots``: of the run. Raises InputError for no annotators."""
         if not annotators:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
         self._aligns, annotate = settings.aligns, settings.annotate
-        self._longest = longest or (longest_text(task, shots, settings.filter) if shots else "")
+        self._longest = longest_text(task, shots, settings.filter) if shots else ""
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [annotator for annotator in annotators if annotator.fold is not None]
         self._fold_weight = annotate.fold_weight
@@ -128,9 +126,8 @@ class Committee:
         self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
 
     def _fitted(self, annotator: Annotator) -> Annotator:
-        """Return an annotator with only those of its shots that fit into the prompt."""
-        form = msgspec.structs.replace(self._form, wording=annotator.wording, chat=annotator.chat)
-        shots = [self._shots[index] for index in annotator.shown]
+        """Return an annotator with only those of its shots that fit into the prompt before a candidate."""
+        form, shots = annotator.form(self._form), [self._shots[index] for index in annotator.shown]
         fitting = set(shots_that_fit(self._engine, self._task, shots, form, [self._longest]))
         return msgspec.structs.replace(
             annotator, shown=tuple(index for index in annotator.shown if self._shots[index] in fitting)
@@ -280,11 +277,13 @@ class Committee:
         """Return the model's own probabilities, float64 [num_texts, num_labels]; rows sum to one."""
         if annotator.encoder:
             return self._encoded(annotator.encoder, texts)
-        form = annotator.form(self._form)
-        shots = [self._shots[index] for index in annotator.shown]
-        if self._aligns and (shots or not annotator.adapter):
-            form = aligned(form, self._task, self._engine.settings, shots, self._longest)
-        return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
+        form, shots = annotator.form(self._form), [self._shots[index] for index in annotator.shown]
+        if annotator.adapter and not shots:
+            scores = label_scores(self._engine, self._task, texts, form, adapter=annotator.adapter)
+        else:
+            filler_for = self._longest if self._aligns else None
+            scores = scores_behind_shots(self._engine, self._task, texts, form, shots, annotator.adapter, filler_for)
+        return calibrations.normalise(scores)
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
         """Return the same for an encoder."""
