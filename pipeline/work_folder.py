@@ -46,12 +46,18 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return cls(align=align, filler=FILLER_KIND if align else "", show_shots=show_shots, weights="auto")
 
 
-class _BegunWith(msgspec.Struct):
+class _BegunAnnotating(msgspec.Struct, frozen=True):
+    show_shots: str = "never"
+    weights: str = "held_out"
+
+
+class _BegunWith(msgspec.Struct, frozen=True):
     align: bool = False
+    annotate: _BegunAnnotating = _BegunAnnotating()
 
 
-class _Begun(msgspec.Struct):
-    """The part of a manifest that says whether prompts have filler."""
+class _Begun(msgspec.Struct, frozen=True):
+    """The part of a manifest that says how prompts are laid out; earlier versions lack some of it."""
 
     settings: _BegunWith
 
@@ -188,12 +194,7 @@ class WorkFolder:
         """
         if not (self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())):
             return layout
-        if self.has(LAYOUT_FILE):
-            stored_layout = self.read(LAYOUT_FILE, Layout)
-        elif self._was_aligned():
-            stored_layout = Layout(align=True, filler=FILLER_KIND)
-        else:
-            return Layout()
+        stored_layout = self.read(LAYOUT_FILE, Layout) if self.has(LAYOUT_FILE) else self._manifest_layout()
         if stored_layout.align and stored_layout.filler != FILLER_KIND:
             raise RunFolderError(
                 f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
@@ -208,12 +209,15 @@ class WorkFolder:
                 )
         return stored_layout
 
-    def _was_aligned(self) -> bool:
-        """Whether the manifest says that prompts begin with filler; False for those of versions without filler."""
+    def _manifest_layout(self) -> Layout:
+        """Return the layout that the manifest implies: that of a comparison's subfolder has no file of its own."""
         try:
-            return self.read(MANIFEST_FILE, _Begun).settings.align
+            settings = self.read(MANIFEST_FILE, _Begun).settings
         except (FileNotFoundError, RunFolderError):
-            return False  # the manifests of a comparison are in subfolders
+            return Layout()  # the manifests of a comparison are in subfolders
+        annotate = settings.annotate
+        weights = annotate.weights if annotate.weights == "auto" else Layout().weights
+        return msgspec.structs.replace(Layout.now(settings.align, annotate.show_shots), weights=weights)
 
     def keep_layout(self, layout: Layout) -> None:
         """Write the layout, unless it is that of the first version. To be called before the manifest is written."""

@@ -16,7 +16,6 @@ from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve, rounded_down
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.committee import Annotator, Committee
-from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import check_room, longest_of, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -157,21 +156,15 @@ def answer(
     )
 
 
-def answer_together(
-    engine: Engine, task: Task, test: Sequence[Example], form: PromptFormat, annotators: Annotators
-) -> SplitLogprobs:
+def answer_together(engine: Engine, task: Task, test: Sequence[Example], annotators: Annotators) -> SplitLogprobs:
     """Return the predictions of all annotators for every text of ``test``, averaged and weighted as for candidates.
 
-    ``form`` determines what is shown of long texts. Every annotator scores every text, even if an average of adapters
-    annotates candidates first: which of those are open depends on their intended class, and test texts have none.
-    Seconds and tokens are those of all annotators, without scoring the shots to find the weights.
+    Every annotator scores every text, even if an average of adapters annotates candidates first: which of those are
+    open depends on their intended class, and test texts have none. Seconds and tokens are those of all annotators,
+    without scoring the shots to find the weights.
     """
-    members, shots, settings = annotators.members, annotators.shots, annotators.settings
-    longest = ""
-    if any(member.shown for member in members):  # their prompts must have room for shots and a text
-        parts = [part for example in test for part in parts_of(task, example.text, form)]
-        longest = longest_of(engine, task, form, [longest_text(task, shots, settings.filter), *parts])
-    committee = Committee(engine, task, members, settings, shots, longest)
+    members = annotators.members
+    committee = Committee(engine, task, members, annotators.settings, annotators.shots)
     engine.reset_prefix_cache()
     committee.score_held_out_shots()
     engine.reset_prefix_cache()

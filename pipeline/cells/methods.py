@@ -81,11 +81,11 @@ def _soft(display_name: str, *, mixed: float = 0.5, **changes: Any) -> Method:
     """Return a method with the preset "soft" and ``changes`` to its annotators; ``mixed``: see `VarietySettings`."""
 
     def changed(base: RunSettings) -> RunSettings:
-        preset = PRESETS["soft"]
+        preset, layout = PRESETS["soft"], {"show_shots": base.annotate.show_shots}
         return msgspec.structs.replace(
             base,
             generate=preset.generate,
-            annotate=msgspec.structs.replace(preset.annotate, **changes),
+            annotate=msgspec.structs.replace(preset.annotate, **layout, **changes),
             variety=msgspec.structs.replace(base.variety, mixed=mixed),
             allow_short=True,
         )

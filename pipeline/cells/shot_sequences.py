@@ -33,15 +33,13 @@ def sequence_examples(
 ) -> tuple[tuple[TrainingExample, ...], LoraSettings]:
     """Return sequences of ``shots``, and the settings of a training that sees each of them once.
 
-    ``form``: of the prompts. They have no filler, because that depends on the shots shown. A sequence ends before the
-    engine's context does.
+    ``form``: of the prompts. A sequence ends before the engine's context does.
     """
-    form = msgspec.structs.replace(form, filler=None)
     planned = settings.planned_steps(len(shots), len(task.labels))
     steps = max(planned, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
     steps = min(steps, settings.max_steps or steps)
     draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
-    tokens = {shot: _tokens(task, shot, form, model_path) for shot in shots}
+    tokens = _tokens(task, shots, form, model_path)
     examples = []
     for _ in range(steps * SEQUENCES_PER_STEP):
         sequence = drawn_sequence(shots, draw)
@@ -77,20 +75,22 @@ def _room(task: Task, form: PromptFormat, model_path: str) -> int:
     return most - token_counter(model_path)(classification_prompt(task, "", form)) - ANSWER_TOKENS
 
 
-def _tokens(task: Task, shot: Example, form: PromptFormat, model_path: str) -> int:
-    """Return how many tokens a prompt is longer with ``shot``, rounded up."""
+def _tokens(task: Task, shots: Sequence[Example], form: PromptFormat, model_path: str) -> dict[Example, int]:
+    """Return how many tokens a prompt is longer with each of ``shots``, rounded up."""
     count = token_counter(model_path)
-    alone = classification_prompt(task, "", form)
-    return count(classification_prompt(task, "", form, [shot])) - count(alone) + 1
+    without = count(classification_prompt(task, "", form))
+    return {shot: count(classification_prompt(task, "", form, [shot])) - without + 1 for shot in shots}
 
 
 def _example(task: Task, sequence: Sequence[Example], form: PromptFormat) -> TrainingExample:
     *before, last = sequence
     index = {label.name: number for number, label in enumerate(task.labels)}
-    shown = []
-    for number, shot in enumerate(before, start=1):
+    without = len(context(task, (), form))
+    shown, end = [], without
+    for shot in before:
         target = index[shot.label]
         answer = f" {task.labels[target].read_as}{form.turns.next}"  # with which the part up to this shot ends
-        shown.append(ShownLabel(start=len(context(task, before[:number], form)) - len(answer), target=target))
+        end += len(context(task, [shot], form)) - without
+        shown.append(ShownLabel(start=end - len(answer), target=target))
     prompt = classification_prompt(task, last.text, form, before)
     return TrainingExample(prompt=prompt, target=index[last.label], shown=tuple(shown))

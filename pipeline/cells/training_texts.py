@@ -47,10 +47,15 @@ class TrainingTexts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unseen(self) -> TextPairs:
         """Texts that reached the annotators and that the classifier is not trained on."""
-        return [(c, v) for c, v in self.annotated if not v.kept or c.id in self.held_back]
+        return [(c, v) for c, v in self._judged if not v.kept or c.id in self.held_back]
 
     @property
     def annotated(self) -> TextPairs:
+        """Texts that reached the annotators, without those that a person judged: all have probabilities."""
+        return [(c, v) for c, v in self._judged if v.probabilities]
+
+    @property
+    def _judged(self) -> TextPairs:
         """Texts that reached the annotators."""
         pairs = (*self.synthetic, *self.unlabelled)
         return [(c, v) for c, v in pairs if v.reason in REASONS_AFTER_ANNOTATION]

@@ -2,10 +2,11 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,7 +20,7 @@ from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.encoders import EncoderFiles
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, leaves_out_shots, shot_folds
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
@@ -31,6 +32,7 @@ from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student
 
+T = TypeVar("T")
 AVERAGED_CLASSES = 16  # from so many, averages annotate first by default: annotation takes most of such a run
 
 
@@ -43,13 +45,13 @@ def annotator_jobs(task: Task, model: ResolvedModel, writer: MethodCell) -> list
     as_job = partial(_training_job, task, model.revision, writer)
     left_outs = shots_left_out(writer, annotate.num_adapters)
     of_shots = []
-    for number, (left_out, wording) in enumerate(zip(left_outs, cycle(annotate.wordings), strict=False)):
-        own, seed = [shot for i, shot in enumerate(writer.shots) if i not in left_out], writer.seed + 1000 * number
-        if settings.shows_shots(wording, [shot.label for shot in own]):
-            examples, brief = sequence_examples(task, own, writer.form, settings.train, model.path, seed)
+    for number, (left_out, (form, shown)) in enumerate(zip(left_outs, shots_shown(writer), strict=True)):
+        own, seed = _without(writer.shots, left_out), writer.seed + 1000 * number
+        if shown:
+            examples, brief = sequence_examples(task, own, form, settings.train, model.path, seed)
             of_shots.append(msgspec.structs.replace(as_job(examples, seed=seed), settings=brief))
         else:
-            of_shots.append(as_job(classification_examples(task, own, writer.worded[wording]), seed=seed))
+            of_shots.append(as_job(classification_examples(task, own, form), seed=seed))
     if not annotate.folds:
         return of_shots
     brief = msgspec.structs.replace(settings.train, num_epochs=annotate.fold_epochs)
@@ -84,7 +86,7 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
             encoder=encoder.path,
             encoder_revision=encoder.revision,
             labels=task.label_names,
-            examples=tuple(shot for index, shot in enumerate(shots) if index not in left_out),
+            examples=tuple(_without(shots, left_out)),
             settings=settings,
             seed=writer.seed + 1000 * number,
         )
@@ -123,18 +125,15 @@ def committee(
     """
     annotate, learnt = writer.settings.annotate, writer.form.verbalizer
 
-    def annotator(adapter: Adapter, wording: Wording = "task") -> Annotator:
-        form = writer.worded[wording]
-        return Annotator(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
+    def annotator(adapter: Adapter, form: PromptFormat, **more: Any) -> Annotator:
+        of_form: dict[str, Any] = {"wording": form.wording, "chat": form.chat, "filler": form.filler}
+        return Annotator(adapter=adapter, verbalizer=learnt, **of_form, **more)
 
-    left_outs = shots_left_out(writer, annotate.num_adapters)
-    of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), strict=False)
-    annotators, orders = list[Annotator](), shot_orders(len(writer.shots), annotate.num_adapters, writer.seed)
-    for (adapter, left_out, wording), order in zip(of_shots, orders, strict=False):
-        member, own = annotator(adapter, wording), tuple(index for index in order if index not in left_out)
-        if writer.settings.shows_shots(wording, [writer.shots[index].label for index in own]):
-            member = msgspec.structs.replace(member, shown=own, filler=None)
-        annotators.append(msgspec.structs.replace(member, left_out=left_out))
+    left_outs, prompts = shots_left_out(writer, annotate.num_adapters), shots_shown(writer)
+    annotators = [
+        annotator(adapter, form, shown=shown, left_out=left_out)
+        for adapter, left_out, (form, shown) in zip(adapters, left_outs, prompts, strict=False)
+    ]
     if annotate.annotator == "adapters":
         annotators += [
             Annotator(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
@@ -145,7 +144,7 @@ def committee(
         for encoder, left_out in zip(encoders, shots_left_out(writer, annotate.num_encoders), strict=False)
     ]
     annotators += [
-        msgspec.structs.replace(annotator(adapter), fold=fold)
+        annotator(adapter, writer.worded["task"], fold=fold)
         for fold, adapter in enumerate(adapters[annotate.num_adapters :])
     ]
     return tuple(annotators)
@@ -183,6 +182,32 @@ def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
     folds = shot_folds(labels, min(count, writer.settings.k))
     num_folds = len(set(folds) - {None}) or 1
     return [tuple(index for index, fold in enumerate(folds) if fold == number % num_folds) for number in range(count)]
+
+
+def shots_shown(writer: MethodCell) -> list[tuple[PromptFormat, tuple[int, ...]]]:
+    """Return, for each adapter trained on the shots alone, the form of its prompts and the indices of the shots in it.
+
+    It is shown those that it is trained on, in an order of its own, or none. Prompts with shots have no filler in
+    training: it would depend on the shots.
+    """
+    settings, labels = writer.settings, [shot.label for shot in writer.shots]
+    left_outs = shots_left_out(writer, settings.annotate.num_adapters)
+    prompts = list[tuple[PromptFormat, tuple[int, ...]]]()
+    for number, (left_out, wording) in enumerate(zip(left_outs, cycle(settings.annotate.wordings), strict=False)):
+        form = writer.worded[wording]
+        if settings.shows_shots(wording, _without(labels, left_out)):
+            order, left = shot_orders(len(labels), number + 1, writer.seed)[number], frozenset(left_out)
+            shown = tuple(index for index in order if index not in left)
+            prompts.append((msgspec.structs.replace(form, filler=None), shown))
+        else:
+            prompts.append((form, ()))
+    return prompts
+
+
+def _without(items: Sequence[T], left_out: Collection[int]) -> list[T]:
+    """Return the items whose index is not in ``left_out``."""
+    left = frozenset(left_out)
+    return [item for index, item in enumerate(items) if index not in left]
 
 
 def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:

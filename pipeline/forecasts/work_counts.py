@@ -11,12 +11,14 @@ from statistics import fmean
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
+from fourshot.engine.tokens import ANCHOR
+from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.forecasts.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
-from fourshot.pipeline.synthesis.fitting import bias_note
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -36,6 +38,7 @@ class TokenCounts:
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
         self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
         self.tokens = token_counter(model_path)
+        self._most_tokens = within_context(EngineSettings(model=model_path)).max_model_len
         form = PromptFormat(max_text_words=settings.max_text_words)
         self.text_tokens = fmean(self.tokens(f" {form.shown(shot.text)}") for shot in self.shots) + 1
         self.num_labels = len(task.labels)
@@ -75,32 +78,48 @@ class TokenCounts:
         return msgspec.structs.replace(StageWork(stage="", calls=texts), **{kind: tokens})
 
     def committee(
-        self, texts: float, forms: Sequence[PromptFormat], shots: Sequence[Example], chat: ChatTurns | None
+        self,
+        texts: float,
+        adapters: Sequence[tuple[PromptFormat, Sequence[Example]]],
+        shots: Sequence[Example],
+        chat: ChatTurns | None,
     ) -> StageWork:
-        """Return the work of annotation by adapters with ``forms``, and by the base if it annotates in context."""
+        """Return the work of annotation by ``adapters``, and by the base if it annotates in context, behind ``shots``.
+
+        ``adapters``: of each, the form of its prompts and the shots in them.
+        """
         annotate, total = self.settings.annotate, StageWork(stage="")
         by_adapters = annotate.annotator == "adapters"
         if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
             base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
             total += self.classification(texts, base, shots=shots) * in_context
-        for form in forms if by_adapters else ():
-            shows = self.settings.shows_shots(form.wording, [shot.label for shot in shots])
-            total += self.classification(texts, form, adapter=True, shots=shots if shows else ())
+        for form, shown in adapters if by_adapters else ():
+            total += self.classification(texts, form, adapter=True, shots=shown)
         return total
 
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
         """Return the shots that fit into a prompt: those of `shots_that_fit`, if all shots are about equally long."""
-        room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
+        room = self._most_tokens - ANSWER_TOKENS
         total = self.tokens(classification_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
-    def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
-        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias."""
-        no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
-        return [line for line in (self._drawing_note(chat), self._annotation_note(chat), no_bias) if line]
+    def fitting_notes(self, chat: ChatTurns | None, shown: Sequence[Example] = ()) -> list[str]:
+        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias.
+
+        ``shown``: the shots that an adapter's prompts are to show.
+        """
+        annotate = self.settings.annotate
+        by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
+        notes = (
+            self._drawing_note(chat),
+            self._annotation_note("the base model", self.shots if by_base else (), chat),
+            self._annotation_note("an adapter", shown, chat),
+            self._bias_note(),
+        )
+        return [note for note in notes if note]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
-        words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
+        words, room = self.settings.max_text_words, self._most_tokens
         answer = most_tokens(self.task, self.shots, self.settings, lambda texts: [*map(self.tokens, texts)])
         longest = 0
         for label in self.task.labels:
@@ -115,17 +134,27 @@ class TokenCounts:
             f"{answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
         )
 
-    def _annotation_note(self, chat: ChatTurns | None) -> str:
-        annotate, form = self.settings.annotate, PromptFormat(chat=chat)
-        by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
-        shown = self.fitting(self.shots, form) if by_base else self.shots
-        if len(shown) == len(self.shots):
+    def _annotation_note(self, who: str, shots: Sequence[Example], chat: ChatTurns | None) -> str:
+        shown = self.fitting(shots, PromptFormat(chat=chat))
+        if len(shown) == len(shots):
             return ""
         classes = len({shot.label for shot in shown})
         return (
-            f"{self.task.name}: the base model annotates with about {len(shown)} of {len(self.shots)} shots in its "
-            f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
+            f"{self.task.name}: {who} annotates with about {len(shown)} of {len(shots)} shots in its prompt, of "
+            f"{classes} of {self.num_labels} classes; more do not fit"
         )
+
+    def _bias_note(self) -> str:
+        """Return a note on words that sampling.bias cannot affect; "" if all are single tokens, or cannot be counted.
+
+        See `engine.tokens.word_biases`.
+        """
+        anchor, bias = self.tokens.pieces(ANCHOR), self.settings.sampling.bias
+        several = [word for word, _ in bias if self.tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor]
+        if not (several and self.tokens.is_exact):
+            return ""
+        words = shorten(map(repr, several))
+        return f"{self.task.name}: sampling.bias has no effect on {words}: only single tokens can have one"
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
         """Return the work of training one adapter on ``examples`` examples, each as long as a mean shot.

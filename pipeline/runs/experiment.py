@@ -72,7 +72,7 @@ class Experiment:
         """
         self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
-        self._layout, self.settings, self.kept_layout = with_layout(settings, root)
+        self._layout, self.settings, self.layout_notes = with_layout(settings, root)
         self.store = store or root / "adapters"
         check_link(self.store)
         self.encoder_store = self.store.with_name("encoders")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from itertools import cycle
 from math import prod
 from pathlib import Path
 
@@ -11,10 +10,11 @@ from msgspec import UNSET
 
 from fourshot.engine.checkpoints.models import checkpoint_shapes
 from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
+from fourshot.pipeline.cells.calibrators import committee_for
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE
 from fourshot.pipeline.cells.self_training import FIRST_SHARE
-from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages
+from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages, shots_shown
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, make_forecast
 from fourshot.pipeline.forecasts.speed import Speed
@@ -208,20 +208,18 @@ class _Remaining:
 
         Without ``averages``, no averaged adapter stands in for its members.
         """
-        annotate = writer.settings.annotate
-        wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
+        annotate, prompts = writer.settings.annotate, shots_shown(writer)
         counts, alone = self._counts[writer.key], StageWork(stage="")
         if averages and reads_averages(writer.settings, counts.num_labels):
-            for wording in (name for name in wordings if wordings.count(name) > 1):
-                form = msgspec.structs.replace(writer.form, wording=wording)
+            for form, _ in (prompt for prompt in prompts if prompts.count(prompt) > 1):
                 alone += counts.classification(texts * UNDECIDED_SHARE, form, adapter=True)
-            wordings = [*dict.fromkeys(wordings)]
-        wordings += ["task"] if annotate.folds else []
-        forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
+            prompts = [*dict.fromkeys(prompts)]
+        prompts += [(writer.worded["task"], ())] if annotate.folds else []
+        adapters = [(form, [writer.shots[index] for index in shown]) for form, shown in prompts]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # at the base's speed
         encoder_work = StageWork(stage="", calls=encoded, prompt_tokens=tokens)
-        return encoder_work + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
+        return encoder_work + alone + counts.committee(texts, adapters, writer.shots, writer.form.chat)
 
     def _classifiers(self) -> list[StageWork]:
         experiment, work = self._experiment, list[StageWork]()
@@ -279,10 +277,13 @@ class _Remaining:
         """Return how many texts a classifier scores before its evaluation: for its probe and its calibration."""
         if not cell.settings.calibrate:
             return PROBE_TEXTS
-        if not cell.method.synthetic:
+        experiment = self._experiment
+        writer = cell if cell.method.synthetic else committee_for(cell, experiment.writers, experiment.cells)
+        if writer is None:
             return PROBE_TEXTS + len(cell.shots)
-        drawn = (sum(self._pool_rounds(cell)) or first_draws(cell.settings)) * self._speed.well_formed
-        unseen = max(0.0, drawn - cell.settings.generate.per_class) * len(self._experiment.task.labels)
+        drawn = (sum(self._pool_rounds(writer)) or first_draws(writer.settings)) * self._speed.well_formed
+        learnt = cell.settings.generate.per_class if cell.method.synthetic else 0
+        unseen = max(0.0, drawn - learnt) * len(experiment.task.labels)
         if unseen < FEWEST_UNSEEN:
             return PROBE_TEXTS + len(cell.shots)
         # It scores candidates that it was not trained on, at most as many typical texts, and texts of other subjects.

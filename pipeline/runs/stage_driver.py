@@ -43,7 +43,7 @@ class StageDriver:
     def add(self, name: str, experiment: Experiment) -> None:
         """Claim the experiment's folders. Raises RunFolderError where one belongs to another configuration."""
         experiment.claim()
-        for line in experiment.kept_layout:
+        for line in experiment.layout_notes:
             self._on_event(Event(stage="shots", message=f"{name}: {line}"))
         self.experiments[name] = experiment
 

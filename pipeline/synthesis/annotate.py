@@ -6,13 +6,11 @@ import numpy as np
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
-from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.filters import longest_text
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import scores_behind_shots, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.task import Example, Task
 
 
@@ -24,19 +22,20 @@ class InContextAnnotator:
     ) -> None:
         """``chat``: turns of the prompts, which show the shots; None for plain text."""
         self._engine, self._task = engine, task
-        form = PromptFormat(
+        self._form = PromptFormat(
             verbalizer=settings.base_verbalizer,
             max_text_words=settings.max_text_words,
             long_texts=settings.long_texts,
             chat=chat,
         )
-        longest = longest_text(task, shots, settings.filter)
-        self._shown = shots_that_fit(engine, task, shots, form, [longest])
-        self._form = aligned(form, task, engine.settings, self._shown, longest) if settings.aligns else form
+        self._longest = longest_text(task, shots, settings.filter)
+        self._shown = shots_that_fit(engine, task, shots, self._form, [self._longest])
+        self._aligns = settings.aligns
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Return raw label log-probabilities, float32 [num_texts, num_labels]."""
-        return label_scores(self._engine, self._task, texts, self._form, self._shown)
+        filler_for = self._longest if self._aligns else None
+        return scores_behind_shots(self._engine, self._task, texts, self._form, self._shown, None, filler_for)
 
 
 def judge(

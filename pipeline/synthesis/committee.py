@@ -11,7 +11,6 @@ from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.encoders import EncoderFiles
 from fourshot.pipeline.synthesis.evidence import (
     KindEvidence,
@@ -22,7 +21,7 @@ from fourshot.pipeline.synthesis.evidence import (
     weigh,
 )
 from fourshot.pipeline.synthesis.filters import longest_text
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import scores_behind_shots, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import label_scores
@@ -99,14 +98,13 @@ class Committee:
         annotators: Sequence[Annotator],
         settings: RunSettings,
         shots: Sequence[Example] = (),
-        longest: str = "",
     ) -> None:
-        """``shots``: of the run. ``longest``: to annotate; "": a candidate's. Raises InputError for no annotators."""
+        """``shots``: of the run. Raises InputError for no annotators."""
         if not annotators:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
         self._aligns, annotate = settings.aligns, settings.annotate
-        self._longest = longest or (longest_text(task, shots, settings.filter) if shots else "")
+        self._longest = longest_text(task, shots, settings.filter) if shots else ""
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [annotator for annotator in annotators if annotator.fold is not None]
         self._fold_weight = annotate.fold_weight
@@ -123,9 +121,8 @@ class Committee:
         self.evidence: dict[str, KindEvidence] = {}  # by kind of annotator, once they were scored on the shots
 
     def _fitted(self, annotator: Annotator) -> Annotator:
-        """Return an annotator with only those of its shots that fit into the prompt."""
-        form = msgspec.structs.replace(self._form, wording=annotator.wording, chat=annotator.chat)
-        shots = [self._shots[index] for index in annotator.shown]
+        """Return an annotator with only those of its shots that fit into the prompt before a candidate."""
+        form, shots = annotator.form(self._form), [self._shots[index] for index in annotator.shown]
         fitting = set(shots_that_fit(self._engine, self._task, shots, form, [self._longest]))
         return msgspec.structs.replace(
             annotator, shown=tuple(index for index in annotator.shown if self._shots[index] in fitting)
@@ -275,8 +272,10 @@ class Committee:
         """Return the model's own probabilities, float64 [num_texts, num_labels]; rows sum to one."""
         if annotator.encoder:
             return annotator.encoder.probabilities(self._task, texts)
-        form = annotator.form(self._form)
-        shots = [self._shots[index] for index in annotator.shown]
-        if self._aligns and (shots or not annotator.adapter):
-            form = aligned(form, self._task, self._engine.settings, shots, self._longest)
-        return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
+        form, shots = annotator.form(self._form), [self._shots[index] for index in annotator.shown]
+        if annotator.adapter and not shots:
+            scores = label_scores(self._engine, self._task, texts, form, adapter=annotator.adapter)
+        else:
+            filler_for = self._longest if self._aligns else None
+            scores = scores_behind_shots(self._engine, self._task, texts, form, shots, annotator.adapter, filler_for)
+        return calibrations.normalise(scores)

@@ -1,15 +1,20 @@
 """Selection of the shots that fit into a prompt: with many classes, or long texts, not all of them do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fourshot.engine.core import Engine
+from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
-from fourshot.engine.tokens import ANCHOR
-from fourshot.pipeline.faults import shorten
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
+from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.token_counter import TokenCounter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SEAM_TOKENS = 8  # a prompt may have so many more than its parts, where these meet
 
 
 class NoRoomError(InputError):
@@ -24,18 +29,6 @@ def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example
             f"a prompt of {engine.settings.max_model_len:,} tokens has no room for one shot of each of {len(classes)} "
             f"classes before the longest text; {len(shown_classes)} fit."
         )
-
-
-def bias_note(name: str, bias: Iterable[tuple[str, float]], tokens: TokenCounter) -> str:
-    """Return a note for people: words that ``bias`` cannot affect (`engine.tokens.word_biases`).
-
-    "" if all are single tokens, or if ``tokens`` is not exact.
-    """
-    anchor = tokens.pieces(ANCHOR)
-    several = [word for word, _ in bias if tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor]
-    if not (several and tokens.is_exact):
-        return ""
-    return f"{name}: sampling.bias has no effect on {shorten(map(repr, several))}: only single tokens can have one"
 
 
 def prompt_fits(engine: Engine, prompt: str, max_tokens: int) -> bool:
@@ -80,3 +73,49 @@ def shots_that_fit(
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)
     return first(least)
+
+
+def scores_behind_shots(
+    engine: Engine,
+    task: Task,
+    texts: Sequence[str],
+    form: PromptFormat,
+    shots: Sequence[Example],
+    adapter: Adapter | None,
+    filler_for: str | None,
+) -> "np.ndarray":
+    """Return `label_scores` behind ``shots``, with filler that leaves room for the text ``filler_for``; None: without.
+
+    A text that leaves no room for all shots is scored behind fewer, without filler, so none is refused because of the
+    shots: a user's text may be longer than any candidate, and a candidate may have more tokens than a shot of its
+    length.
+    """
+    import numpy as np
+
+    filled = form if filler_for is None else aligned(form, task, engine.settings, shots, filler_for)
+    cramped = _cramped(engine, task, texts, filled, shots)
+    if not cramped:
+        return label_scores(engine, task, texts, filled, shots, adapter)
+    groups: dict[tuple[PromptFormat, tuple[Example, ...]], list[int]] = {}
+    for index, text in enumerate(texts):
+        shown = shots_that_fit(engine, task, shots, form, parts_of(task, text, form)) if index in cramped else shots
+        groups.setdefault((form if index in cramped else filled, tuple(shown)), []).append(index)
+    scores = [
+        label_scores(engine, task, [texts[index] for index in group], of_group, shown, adapter)
+        for (of_group, shown), group in groups.items()
+    ]
+    return np.concatenate(scores)[np.argsort(np.concatenate([*groups.values()]))]
+
+
+def _cramped(
+    engine: Engine, task: Task, texts: Sequence[str], form: PromptFormat, shots: Sequence[Example]
+) -> set[int]:
+    """Return the indices of the texts for which a prompt with ``shots`` may have no room."""
+    (before,) = engine.count_tokens([classification_prompt(task, "", form, shots)])
+    room = engine.settings.max_model_len - ANSWER_TOKENS - SEAM_TOKENS - before
+    shown = {
+        index: max((form.shown_input(task, part) for part in parts_of(task, text, form)), key=len)
+        for index, text in enumerate(texts)
+    }
+    long = {index: text for index, text in shown.items() if len(text.encode()) > room}  # a token is at least a byte
+    return {index for index, tokens in zip(long, engine.count_tokens([*long.values()]), strict=True) if tokens > room}

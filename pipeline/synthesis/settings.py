@@ -26,6 +26,7 @@ POOL_TEXTS = 400  # over all classes, enough to train adapters on
 SOFT_TIMES = 2  # factor of the texts to keep if probabilities are learnt, and
 SOFT_DRAWS = 1.75  # of the candidates per round
 FEW_CLASSES = 16  # from so many, adapters see no shots by default: few prompts would have room for all
+FEW_SHOTS = 64  # nor do they with more shots than this: prompts would show only some, and be as long as possible
 # Annotators of texts that are learnt with probabilities.
 COMMITTEE: dict[str, Any] = {
     "annotator": "adapters",
@@ -119,15 +120,14 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     weights: Literal["auto", "equal", "held_out"] = "auto"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
     # Whether the prompts of these adapters show the shots, in training and in annotation (docs/design.md). auto: with
-    # fewer than 16 classes. None are shown where an adapter has one shot of a class, or with another wording than task.
+    # fewer than 16 classes and up to 64 shots for an adapter. Never with a single shot of a class or other wordings.
     show_shots: Literal["auto", "always", "never"] = "auto"
-    # first: the average of adapters with one wording annotates first (`training.lora.averaging`), and they themselves
+    # first: the average of adapters with equal prompts annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
     average: Literal["auto", "first", "never"] = "auto"
     in_context: int = 0  # annotators that are the base model, each shown the shots in a different order
     num_encoders: int = 0  # annotators that are the bundled encoder, fine-tuned on the shots: they make other errors
-    # Of the adapters' prompts, in turn. Others than the classifier's may be inaccurate after few steps
-    # (docs/training.md).
+    # Of the adapters' prompts, in turn. Others than the classifier's may be inaccurate (docs/training.md).
     wordings: tuple[Wording, ...] = ("task",)
     folds: int = 0  # adapters trained on shots and a pool of candidates, each without one fold; 0: none, and no pool
     fold_weight: float = 0.5  # of a fold adapter's log-probability; that of the mean of the others is 1
@@ -251,7 +251,8 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return whether an annotator sees shots in its prompt: an adapter trained on shots with these ``labels``."""
         show, counts = self.annotate.show_shots, Counter(labels)
         can_show = wording == "task" and self.train.loss == "label" and min(counts.values(), default=0) > 1
-        return can_show and (show == "always" or (show == "auto" and len(counts) < FEW_CLASSES))
+        are_few = len(counts) < FEW_CLASSES and len(labels) <= FEW_SHOTS
+        return can_show and (show == "always" or (show == "auto" and are_few))
 
     @property
     def classifier_training(self) -> LoraSettings:

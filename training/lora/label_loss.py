@@ -109,9 +109,11 @@ class LabelLoss:
         elif self._written_out and not self._written_out.checkpointing:
             self._written_out.checkpointing = True
         else:
+            shows = any(self._shown[index] for index in batch)
+            of_shots = "show no shots in prompts (annotate.show_shots=never), " if shows else ""
             raise FourshotError(
-                f"Memory runs out even with a single text of {longest} tokens: {reason}. Nothing was saved. Shorten "
-                "the texts (max_text_words), close other programs, or use a smaller base."
+                f"Memory runs out even with a single prompt of {longest} tokens: {reason}. Nothing was saved. Shorten "
+                f"the texts (max_text_words), {of_shots}close other programs, or use a smaller base."
             )
 
     def _backward(

@@ -80,7 +80,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
 
 def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine) -> SplitLogprobs:
     if cell.annotators:
-        return answer_together(engine, item.task, item.test, cell.form, cell.annotators)
+        return answer_together(engine, item.task, item.test, cell.annotators)
     return answer(
         engine,
         item.task,

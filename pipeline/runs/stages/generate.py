@@ -75,7 +75,10 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         if self.is_pool:
             return []
-        return TokenCounts(manifest.task, folder.shots(), manifest.settings, model_path).fitting_notes(self.chat)
+        shots = folder.shots()
+        shown = max((annotator.shown for annotator in self.annotators if annotator.adapter), key=len, default=())
+        counts = TokenCounts(manifest.task, shots, manifest.settings, model_path)
+        return counts.fitting_notes(self.chat, [shots[index] for index in shown])
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):

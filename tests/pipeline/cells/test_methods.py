@@ -49,6 +49,14 @@ def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained
     assert same == TUNED
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_keeps_the_layout_of_prompts_that_its_folder_was_begun_with(method: str) -> None:
+    never = RunSettings(align=False, annotate=AnnotateSettings(show_shots="never"))
+    settings = METHODS[method].settings(never)
+    assert not settings.align
+    assert settings.annotate.show_shots == "never" or settings.annotate.annotator != "adapters"
+
+
 @pytest.mark.parametrize(
     ("method", "annotators"), [("soft", (4, 3)), ("soft_adapters", (4, 0)), ("soft_in_context", (0, 3))]
 )

@@ -220,6 +220,8 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="--out"):
         new.layout(plain)
     assert new.layout(Layout.now(True)) == earlier_aligned, "and it knew no annotators that see shots"
+    new.write("manifest.json", {"settings": {"align": True, "annotate": {"show_shots": "auto", "weights": "auto"}}})
+    assert new.layout(Layout.now(True)) == Layout.now(True)
     new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
     for layout in (aligned, plain):
         with pytest.raises(RunFolderError, match=r"earlier version.*--out"):

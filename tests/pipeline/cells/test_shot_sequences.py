@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,11 +12,12 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells import shot_sequences
+from fourshot.pipeline.cells.calibrators import annotators_calibrate
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.cells.shot_sequences import SEQUENCES_PER_STEP, drawn_sequence, sequence_examples
 from fourshot.pipeline.cells.trainings import annotator_jobs, committee
-from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.synthesis.settings import FEW_CLASSES, RunSettings
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
+from fourshot.pipeline.synthesis.settings import FEW_CLASSES, FEW_SHOTS, RunSettings
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.settings import PRESETS, LoraSettings
@@ -26,8 +28,8 @@ SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in 
 TURNS = ChatTurns(begin="<u>", answer="</u><a>", next="</a><u>", open="</u><a>", template_hash="x")
 
 
-def cell(**annotate: object) -> MethodCell:
-    settings = RunSettings()
+def cell(*, wording: Wording = "task", **annotate: object) -> MethodCell:
+    settings = RunSettings(wording=wording)
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **annotate))
     (only,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
     return only
@@ -97,15 +99,32 @@ def test_annotators_see_the_shots_they_learnt_and_no_others(weights: str) -> Non
     assert len({tuple(i % 3 for i in annotator.shown) for annotator in annotators}) > 1, "orders of their own"
 
 
+def test_prompts_with_shots_are_those_of_the_task_whatever_the_classifier_s_are() -> None:
+    model = ResolvedModel(path="nowhere", name="a/model", revision="abc")
+    jobs = [annotator_jobs(TASK, model, cell(wording=wording)) for wording in ("task", "bare")]
+    assert jobs[0] == jobs[1]
+    assert all(example.prompt.startswith(TASK.instruction) for job in jobs[1] for example in job.examples)
+
+
+@pytest.mark.parametrize("annotate", [{}, {"num_adapters": 0, "folds": 2}, {"num_adapters": 0, "in_context": 2}])
+def test_annotators_that_see_no_shots_calibrate_no_classifier_of_labels(annotate: dict[str, Any]) -> None:
+    """Adapters of folds, and the base model in context, are no adapters trained to use shots."""
+    assert annotators_calibrate(cell(**annotate)) == (not annotate)
+    assert annotators_calibrate(cell(**annotate, targets="soft"))
+
+
 def test_with_many_classes_or_another_prompt_annotators_see_no_shots() -> None:
     settings, two = RunSettings(), ["a", "a", "b", "b"]
     many = [str(number // 2) for number in range(2 * FEW_CLASSES)]
     assert settings.shows_shots("task", two) and settings.shows_shots("task", many[2:])
     assert not settings.shows_shots("task", many)
+    all_fit, too_many = ["a", "b"] * (FEW_SHOTS // 2), ["a", "b", "b"] * FEW_SHOTS
+    assert settings.shows_shots("task", all_fit) and not settings.shows_shots("task", too_many)
     assert not settings.shows_shots("task", two[1:]), "a sequence would end after one text of this class"
     assert not settings.shows_shots("bare", two)
     assert not msgspec.structs.replace(settings, train=PRESETS["paper"]).shows_shots("task", two)
     always = msgspec.structs.replace(settings.annotate, show_shots="always")
-    assert msgspec.structs.replace(settings, annotate=always).shows_shots("task", many)
+    forced = msgspec.structs.replace(settings, annotate=always)
+    assert forced.shows_shots("task", many) and forced.shows_shots("task", too_many)
     never = committee(cell(show_shots="never"), [Adapter(name="a", path="/a")])
     assert never[0].shown == ()

@@ -34,6 +34,8 @@ from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.settings import LoraSettings
+from tests.pipeline.loop.filling import InProcessWorker
+from tests.pipeline.strict_engine import StrictEngine
 from tests.pipeline.task_folders import write_task
 
 ADAPTERS = tuple(Annotator(adapter=Adapter(name=name, path="nowhere")) for name in ("one", "two"))
@@ -63,6 +65,30 @@ def test_answers_come_in_the_order_of_the_texts(
         "the fake engine is now and then of another mind"
     )
     assert {answer.agreement for answer in answers if answer.probabilities} == ({1.0} if annotators else {None})
+
+
+@pytest.mark.parametrize("adapter", [None, Adapter(name="one", path="nowhere")])
+def test_a_text_longer_than_any_candidate_is_annotated_behind_fewer_shots(
+    tmp_path: Path, adapter: Adapter | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StrictEngine(350)
+    monkeypatch.setattr(annotators_module, "open_workers", lambda *_: InProcessWorker(engine))
+    monkeypatch.setattr(annotators_module, "engine_settings", lambda *_, **__: engine.settings)
+    shots = tuple(Example(text=f"a note that is number {n}", label="warm" if n % 2 else "cold") for n in range(24))
+    teacher = Teacher(
+        name="fake",
+        task=load_task(write_task(tmp_path)),
+        model_path="fake",
+        settings=RunSettings(annotate=AnnotateSettings(num_adapters=1, weights="equal")),
+        shots=shots,
+        annotators=(Annotator(adapter=adapter, shown=tuple(range(24))),),
+    )
+    texts = ["a note warm", f"{'a longer note ' * 40}warm", "a note cold"]
+    answers = [answer for part in annotate_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for answer in part]
+    assert [answer.fault for answer in answers] == [""] * 3
+    shown = {text: {p.count("Label:") - 1 for p in engine.prompts if f"Text: {text}\n" in p} for text in texts}
+    assert shown[texts[0]] == shown[texts[2]] == {24}
+    assert 0 < max(shown[texts[1]], default=24) < 24
 
 
 def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

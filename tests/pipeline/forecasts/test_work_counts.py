@@ -24,6 +24,9 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     (message,) = TokenCounts(many, shots, by_base, MODEL.path).fitting_notes(None)
     assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in message
     assert TokenCounts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
+    (message,) = counts.fitting_notes(None, shots)
+    assert f"an adapter annotates with about {len(shown)} of 600 shots in its prompt, of {len(shown)}" in message
+    assert counts.fitting_notes(None, shots[:8]) == []
     nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
     assert TokenCounts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
 

@@ -1,8 +1,12 @@
 """Experiments whose texts exist, and whose trainings can be marked as finished."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
+import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -39,8 +43,13 @@ def experiment_with_texts(
     align: bool = False,
     show_shots: Literal["auto", "never"] = "never",
     weights: Literal["auto", "held_out"] = "auto",
+    texts: Mapping[str, str] = MappingProxyType(WRITTEN),
+    certainty: float = 0.0,
 ) -> Experiment:
-    """Return an experiment with one seed, two kept texts, and a committee trained on the shots only."""
+    """Return an experiment with one seed, kept ``texts`` and their labels, and a committee trained on the shots only.
+
+    ``certainty``: the annotators' probability of each text's label; 0: verdicts have no probabilities.
+    """
     folder.mkdir()
     task = load_task(write_task(folder))
     annotate = AnnotateSettings(folds=0, show_shots=show_shots, weights=weights)
@@ -57,20 +66,23 @@ def experiment_with_texts(
     experiment = Experiment(data, MODEL, settings, methods or METHODS, seeds, folder / "out")
     experiment.claim()
     for writer in experiment.writers:
-        write_texts(writer.folder)
+        write_texts(writer.folder, texts, certainty)
     return experiment
 
 
-def write_texts(folder: RunFolder) -> None:
-    for number, (text, label) in enumerate(WRITTEN.items()):
+def write_texts(folder: RunFolder, texts: Mapping[str, str] = MappingProxyType(WRITTEN), certainty: float = 0) -> None:
+    for number, (text, label) in enumerate(texts.items()):
         candidate = made(number, text, label)
-        verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept")
+        likely = {name: certainty if name == label else 1 - certainty for name in ("warm", "cold")} if certainty else {}
+        verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept", predicted=label, probabilities=likely)
         folder.append("candidates.jsonl", [candidate])
-        folder.append("verdicts.jsonl", [verdict])
-    counts = {"warm": 1, "cold": 1}
-    record = Round(number=0, num_candidates=2, kept=counts, drawn=counts, sample_s=1.0, filter_s=1.0, output_tokens=8)
+        folder.append("verdicts.jsonl", [verdict if certainty else msgspec.structs.replace(verdict, predicted="")])
+    counts, total = dict(Counter(texts.values())), len(texts)
+    record = Round(
+        number=0, num_candidates=total, kept=counts, drawn=counts, sample_s=1.0, filter_s=1.0, output_tokens=8
+    )
     folder.append("rounds.jsonl", [record])
-    folder.write(GENERATED_FILE, {"kept": 2})
+    folder.write(GENERATED_FILE, {"kept": total})
 
 
 def finish(experiment: Experiment) -> dict[str, TrainingJob]:

@@ -141,7 +141,7 @@ def test_a_kill_while_a_folder_is_begun_changes_nothing(tmp_path: Path, monkeypa
                 claimed(f"killed-{written}")
         again = claimed(f"killed-{written}")
         assert (committee(again), files_of(again.root)) == (committee(undisturbed), names)
-        assert not again.kept_layout
+        assert not again.layout_notes
 
 
 def files_of(folder: Path) -> list[str]:

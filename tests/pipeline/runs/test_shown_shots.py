@@ -1,16 +1,21 @@
 """A run whose annotators see the shots in their prompts."""
 
+import csv
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
 from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline.cells.review import open_review
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.plan import remaining_work, teaching_work
 from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.work_folder import LAYOUT_FILE
+from tests.pipeline.forecasts.machine_speeds import SPEED
 from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_with_texts, finish
 
 
@@ -64,3 +69,57 @@ def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(
     never = msgspec.structs.replace(experiment.settings, annotate=AnnotateSettings(show_shots="never"))
     with pytest.raises(RunFolderError, match=r"begun with annotate\.show_shots = auto.*--set annotate\.show_shots="):
         Experiment(experiment.data, MODEL, never, METHODS, experiment.seeds, experiment.root)
+
+
+def test_texts_that_a_person_relabelled_or_dropped_estimate_no_accuracy(tmp_path: Path) -> None:
+    """They have no probabilities by the annotators: with a single one, the run ended with an error of fourshot."""
+    texts = {f"Text number {number}.": ("warm", "cold")[number % 2] for number in range(40)}
+    experiment = experiment_with_texts(
+        tmp_path / "run", "lora", "fourshot", show_shots="auto", calibrate=True, texts=texts, certainty=0.9
+    )
+    table = Path(open_review(experiment.writers[0].folder).path)
+    rows = [*csv.DictReader(table.read_text().splitlines())]
+    relabelled, dropped = (row for row in rows if row["text"] in ("Text number 7.", "Text number 8."))
+    relabelled["label"], dropped["keep"] = "warm", "no"
+    with table.open("w", newline="") as file:
+        (written := csv.DictWriter(file, rows[0].keys())).writeheader()
+        written.writerows(rows)
+    finish(experiment)
+    item = experiment.calibration_item(experiment.cell("lora"))
+    assert item and {unseen.text for unseen in item.unseen} == texts.keys() - {relabelled["text"], dropped["text"]}
+
+
+def test_a_folder_of_a_comparison_goes_on_with_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
+    """The layout's own file is in the folder of the whole comparison."""
+    alone = experiment_with_texts(tmp_path / "alone", "fourshot", show_shots="auto")
+    compared = Experiment(alone.data, MODEL, alone.settings, ["lora", "fourshot"], alone.seeds, tmp_path / "compared")
+    compared.claim()
+    folder = compared.writers[0].folder
+    again = Experiment(alone.data, MODEL, alone.settings, ["fourshot"], alone.seeds, folder.path, flat=True)
+    again.claim()
+    assert again.layout_notes == []
+    assert again.annotator_jobs(again.writers[0]) == compared.annotator_jobs(compared.writers[0])
+
+
+def test_a_forecast_counts_what_prompts_with_shots_change(tmp_path: Path) -> None:
+    def experiment(name: str, show_shots: Literal["auto", "never"]) -> Experiment:
+        return experiment_with_texts(tmp_path / name, "lora", "fourshot", show_shots=show_shots, calibrate=True)
+
+    shown, never = experiment("shown", "auto"), experiment("never", "never")
+    calls, tokens = (
+        [
+            sum(getattr(part, number) for part in remaining_work([run], "evaluate", SPEED) if part.stage == stage)
+            for run in (shown, never)
+        ]
+        for stage, number in (("evaluate", "calls"), ("train the annotators", "train_tokens"))
+    )
+    assert calls[0] - calls[1] > 100, "LoRA on the shots is calibrated on candidates"
+    assert tokens[0] > tokens[1]
+    annotated = []
+    for run in (shown, never):
+        annotate = msgspec.structs.replace(run.settings.annotate, average="first")
+        settings = msgspec.structs.replace(run.settings, annotate=annotate)
+        averaging = Experiment(run.data, MODEL, settings, ["fourshot"], run.seeds, run.root.with_name("averaging"))
+        work = teaching_work(averaging, {"annotate": 100}, SPEED, writes=False)
+        annotated.append(sum(part.calls for part in work if part.stage == "annotate"))
+    assert annotated == [400, 100 + 4 * 30], "prompts of their own have no average"

@@ -5,21 +5,30 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.drawing import PromptSource
-from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_fits, shots_that_fit
+from fourshot.pipeline.synthesis.fitting import (
+    NoRoomError,
+    check_room,
+    prompt_fits,
+    scores_behind_shots,
+    shots_that_fit,
+)
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
 from fourshot.pipeline.token_counter import TokenCounter
 from tests.engine.test_alignment import base
+from tests.pipeline.strict_engine import StrictEngine
 
 TASK = Task(
     name="many",
@@ -60,6 +69,27 @@ def test_as_many_as_fit_are_shown_the_same_number_of_every_class_but_for_one() -
 def test_no_shots_stay_none() -> None:
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=40))
     assert shots_that_fit(engine, TASK, (), PLAIN, TEXTS) == ()
+
+
+@pytest.mark.parametrize("filler_for", [None, "a short text"])
+@pytest.mark.parametrize("form", [PLAIN, PromptFormat(max_text_words=60, long_texts="windows")])
+def test_a_text_that_leaves_no_room_for_all_shots_is_scored_behind_fewer(
+    form: PromptFormat, filler_for: str | None
+) -> None:
+    texts = [
+        " ".join([*(f"word{number}-{index}" for index in range(count)), TASK.label_names[number]])
+        for number, count in enumerate((2, 55, 3, 70, 56))
+    ]
+    engine = StrictEngine(350)
+    with pytest.raises(InputError, match="too long"):
+        engine.score([classification_prompt(TASK, text, form, SHOTS) for text in texts], TASK.label_words)
+    scores = scores_behind_shots(engine, TASK, texts, form, SHOTS, None, filler_for)
+    shown = [{p.count("Label:") - 1 for p in engine.prompts if f" word{number}-" in p} for number in range(5)]
+    assert shown[0] == shown[2] == {len(SHOTS)}
+    assert all(0 < count < len(SHOTS) for number in (1, 3, 4) for count in shown[number])
+    alone = [scores_behind_shots(engine, TASK, [text], form, SHOTS, None, filler_for) for text in texts]
+    assert scores.tolist() == np.concatenate(alone).tolist(), "whatever texts are scored with it"
+    assert (scores.argmax(axis=1) == range(5)).mean() > 0.5, "each text has its own scores"
 
 
 def test_without_a_shot_of_each_class_a_prompt_is_no_baseline() -> None:

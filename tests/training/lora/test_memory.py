@@ -95,8 +95,11 @@ def test_a_text_that_does_not_fit_at_all_is_said(
     loss = loss_of(trainer, wrapped)
     limit(monkeypatch, 0, 0)
     with pytest.raises(
-        FourshotError, match=rf"single text of {longest(loss)} tokens: CUDA out of memory.*max_text_wor"
+        FourshotError, match=rf"single prompt of {longest(loss)} tokens: CUDA out of memory.*max_text_words\), close"
     ):
+        backward(loss)
+    loss._shown[0] = [(3, 1)]
+    with pytest.raises(FourshotError, match=r"show no shots in prompts \(annotate\.show_shots=never\)"):
         backward(loss)
 
 

@@ -147,7 +147,7 @@ def test_annotators_in_context_show_fewer_shots_before_a_long_test_text() -> Non
     engine, fits = Listener(heard), []
     for words in (1, 1580):
         test = (Example(text="word " * words, label=EXAMPLES[0].label),)
-        answer_together(engine, TASK, test, PromptFormat(max_text_words=4000), annotators)
+        answer_together(engine, TASK, test, annotators)
         prompts = [prompt for prompts, *_ in heard for prompt in prompts if test[0].text.strip() in prompt]
         assert len(prompts) == 2 and max(engine.count_tokens(prompts)) <= engine.settings.max_model_len
         fits.append(prompts[0].count("Label:") - 1)
