@@ -81,8 +81,8 @@ def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch
     assert longest(0) == 0, "one text is always learnt"
 
 
-def test_a_sequence_of_long_texts_takes_no_more_memory_than_a_bounded_one() -> None:
-    """Six reviews of 300 words fill a prompt of 2,048 tokens: a training on these takes several times the memory."""
+def test_a_sequence_of_long_texts_is_bounded_whatever_the_context_is() -> None:
+    """Six reviews of 300 words would fill 2,048 tokens; without shots, a prompt has 400."""
     shots = [Example(text=f"{'word ' * 280}{name} {number}", label=name) for name in NAMES for number in range(3)]
     examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), "nowhere", seed=0)
     tokens = [token_counter("nowhere")(example.prompt) for example in examples]
