@@ -26,6 +26,7 @@ from fourshot.training.lora.settings import LoraSettings
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
 MOST_STEPS = 40
 SEQUENCES_PER_STEP = 2
+MOST_TOKENS = 1024  # of a sequence; memory and time of a step grow with the square of its length
 
 
 def sequence_examples(
@@ -33,7 +34,7 @@ def sequence_examples(
 ) -> tuple[tuple[TrainingExample, ...], LoraSettings]:
     """Return sequences of ``shots``, and the settings of a training that sees each of them once.
 
-    ``form``: of the prompts. A sequence ends before the engine's context does.
+    ``form``: of the prompts. A sequence ends at `MOST_TOKENS`, or before the engine's context does.
     """
     planned = settings.planned_steps(len(shots), len(task.labels))
     steps = max(planned, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
@@ -71,7 +72,7 @@ def _by_label(shots: Sequence[Example]) -> dict[str, list[Example]]:
 
 def _room(task: Task, form: PromptFormat, model_path: str) -> int:
     """Return how many tokens of a prompt are left for shots."""
-    most = within_context(EngineSettings(model=model_path)).max_model_len
+    most = min(MOST_TOKENS, within_context(EngineSettings(model=model_path)).max_model_len)
     return most - token_counter(model_path)(classification_prompt(task, "", form)) - ANSWER_TOKENS
 
 

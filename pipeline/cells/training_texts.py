@@ -51,7 +51,7 @@ class TrainingTexts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def annotated(self) -> TextPairs:
-        """Texts that reached the annotators, without those that a person judged: all have probabilities."""
+        """Texts with the annotators' probabilities; a person labelled or dropped none of them."""
         return [(c, v) for c, v in self._judged if v.probabilities]
 
     @property

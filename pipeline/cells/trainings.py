@@ -126,8 +126,9 @@ def committee(
     annotate, learnt = writer.settings.annotate, writer.form.verbalizer
 
     def annotator(adapter: Adapter, form: PromptFormat, **more: Any) -> Annotator:
-        of_form: dict[str, Any] = {"wording": form.wording, "chat": form.chat, "filler": form.filler}
-        return Annotator(adapter=adapter, verbalizer=learnt, **of_form, **more)
+        return Annotator(
+            adapter=adapter, wording=form.wording, chat=form.chat, filler=form.filler, verbalizer=learnt, **more
+        )
 
     left_outs, prompts = shots_left_out(writer, annotate.num_adapters), shots_shown(writer)
     annotators = [

@@ -113,9 +113,8 @@ def _cramped(
     """Return the indices of the texts for which a prompt with ``shots`` may have no room."""
     (before,) = engine.count_tokens([classification_prompt(task, "", form, shots)])
     room = engine.settings.max_model_len - ANSWER_TOKENS - SEAM_TOKENS - before
-    shown = {
-        index: max((form.shown_input(task, part) for part in parts_of(task, text, form)), key=len)
-        for index, text in enumerate(texts)
-    }
-    long = {index: text for index, text in shown.items() if len(text.encode()) > room}  # a token is at least a byte
-    return {index for index, tokens in zip(long, engine.count_tokens([*long.values()]), strict=True) if tokens > room}
+    parts = [(index, part) for index, text in enumerate(texts) for part in parts_of(task, text, form)]
+    shown = [(index, form.shown_input(task, part)) for index, part in parts]
+    long = [(index, text) for index, text in shown if len(text.encode()) > room]  # a token is at least a byte
+    counts = engine.count_tokens([text for _, text in long])
+    return {index for (index, _), tokens in zip(long, counts, strict=True) if tokens > room}

@@ -14,12 +14,13 @@ from fourshot.engine.core import Adapter
 from fourshot.pipeline.cells import shot_sequences
 from fourshot.pipeline.cells.calibrators import annotators_calibrate
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
-from fourshot.pipeline.cells.shot_sequences import SEQUENCES_PER_STEP, drawn_sequence, sequence_examples
+from fourshot.pipeline.cells.shot_sequences import MOST_TOKENS, SEQUENCES_PER_STEP, drawn_sequence, sequence_examples
 from fourshot.pipeline.cells.trainings import annotator_jobs, committee
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import FEW_CLASSES, FEW_SHOTS, RunSettings
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import PRESETS, LoraSettings
 
 TASK = load_task("support_tickets")
@@ -79,6 +80,14 @@ def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch
     assert longest(10_000) > 5
     assert longest(30) in (1, 2)
     assert longest(0) == 0, "one text is always learnt"
+
+
+def test_a_sequence_of_long_texts_is_bounded_whatever_the_context_is() -> None:
+    """Six reviews of 300 words would fill 2,048 tokens; without shots, a prompt has 400."""
+    shots = [Example(text=f"{'word ' * 280}{name} {number}", label=name) for name in NAMES for number in range(3)]
+    examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), "nowhere", seed=0)
+    tokens = [token_counter("nowhere")(example.prompt) for example in examples]
+    assert MOST_TOKENS / 2 < max(tokens) <= MOST_TOKENS
 
 
 @pytest.mark.parametrize("weights", ["auto", "equal", "held_out"])
