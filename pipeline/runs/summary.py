@@ -9,6 +9,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.cells.training_texts import TrainingTexts
+from fourshot.pipeline.faults import as_word
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
@@ -105,7 +106,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
             shots=learnt.shots,
             prompts=_prompts(experiment),
         ),
-        try_it=f"fourshot predict {experiment.root} {sample_argument(experiment.task)}" if trained else "",
+        try_it=f"fourshot predict {as_word(experiment.root)} {sample_argument(experiment.task)}" if trained else "",
         seed=first.seed,
     )
 
