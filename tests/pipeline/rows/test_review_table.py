@@ -180,6 +180,9 @@ def test_a_table_that_cannot_be_read_names_no_option_that_there_is_not(table: Pa
     with pytest.raises(InputError, match="call it CSV UTF-8") as refused:
         read_review(table, ROWS, TASK)
     assert "--" not in str(refused.value)
+    table.write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(InputError, match=r"UTF-16 without a byte-order mark: save it as UTF-8\."):
+        read_review(table, ROWS, TASK)
     table.write_text(f"{text}r00,x\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"2 fields where the header has 6 .*double quotes.*\?$"):
         read_review(table, ROWS, TASK)
