@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from fourshot.pipeline.runs.many import TaskOutcome
     from fourshot.pipeline.runs.run import RunSummary
     from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
-    from fourshot.pipeline.task import Example, Label, Task
-    from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.task import DataSource, Example, Label, Task
+    from fourshot.pipeline.tasks.generation import GenerationTask, PairSource
     from fourshot.pipeline.tasks.task_file import load_any_task, load_task
     from fourshot.pipeline.text_distillation.distilled_text import TextDistillSummary
     from fourshot.pipeline.text_student import Generator, TextStudent
@@ -60,6 +60,7 @@ __all__ = [
     "Comparison",
     "CorpusSettings",
     "CorpusSummary",
+    "DataSource",
     "DistillSummary",
     "Event",
     "Example",
@@ -69,6 +70,7 @@ __all__ = [
     "InputError",
     "Label",
     "ModelNotFoundError",
+    "PairSource",
     "Prediction",
     "RemoteSettings",
     "RequestError",
@@ -101,7 +103,7 @@ __all__ = [
 _HOMES = {  # modules of the names above; the errors are in fourshot.engine.errors
     **dict.fromkeys(("compare", "corpus", "run", "settings", "train"), "fourshot.api"),
     **dict.fromkeys(("annotate", "distill"), "fourshot.teaching"),
-    **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.task"),
+    **dict.fromkeys(("DataSource", "Example", "Label", "Task"), "fourshot.pipeline.task"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "fourshot.pipeline.synthesis.settings"),
     **dict.fromkeys(("Classifier", "Prediction"), "fourshot.serving.clients.local"),
     **dict.fromkeys(("AsyncClient", "Client"), "fourshot.serving.clients.client"),
@@ -113,7 +115,7 @@ _HOMES = {  # modules of the names above; the errors are in fourshot.engine.erro
     "Event": "fourshot.pipeline.events",
     "RemoteSettings": "fourshot.serving.clients.remote.settings",
     "RunSummary": "fourshot.pipeline.runs.run",
-    "GenerationTask": "fourshot.pipeline.tasks.generation",
+    **dict.fromkeys(("GenerationTask", "PairSource"), "fourshot.pipeline.tasks.generation"),
     "StudentSettings": "fourshot.training.students.settings",
     "TextDistillSummary": "fourshot.pipeline.text_distillation.distilled_text",
     **dict.fromkeys(("Generator", "TextStudent"), "fourshot.pipeline.text_student"),

@@ -1,7 +1,5 @@
-"""Make texts of unknown origin safe to print on a terminal, and paths safe to pass to a shell."""
+"""Make texts of unknown origin safe to print on a terminal."""
 
-import shlex
-from pathlib import Path
 from unicodedata import category
 
 
@@ -13,9 +11,3 @@ def one_line(text: str) -> str:
 def harmless(text: str) -> str:
     """Escape control characters, except line ends and tabs: a text from a service could steer the terminal."""
     return "".join(repr(char)[1:-1] if category(char) == "Cc" and char not in "\n\t" else char for char in text)
-
-
-def as_word(path: str | Path) -> str:
-    """Return a path as one word of a command line, which is never taken for an option."""
-    text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -116,3 +117,9 @@ def clipped(text: str, most: int) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 row``, ``2 rows``."""
     return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def as_word(path: str | Path) -> str:
+    """Return a path as one word of a command line, which is never taken for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

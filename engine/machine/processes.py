@@ -270,7 +270,7 @@ def child_environment(spins: str = ENGINE_SPINS) -> dict[str, str]:
 
 def import_path() -> str:
     """Return `sys.path` as PYTHONPATH of a child. The entry "" becomes the working directory of this process."""
-    folders = list(sys.path)
+    folders = [folder for folder in sys.path if isinstance(folder, str)]  # Python itself ignores others
     if "" in folders:
         with contextlib.suppress(OSError):  # the folder does not exist any more
             folders[folders.index("")] = os.getcwd()

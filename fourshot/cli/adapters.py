@@ -6,7 +6,7 @@ from pathlib import Path
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.cli.given import refuse
-from fourshot.printable import as_word
+from fourshot.pipeline.faults import as_word
 
 ADAPTERS = argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True)
 FOLDER = (ADAPTERS, argument("--base", "MODEL", "its base model (default: the bundled one)"))

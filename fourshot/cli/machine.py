@@ -6,7 +6,7 @@ from pathlib import Path
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
 from fourshot.cli.given import refuse
-from fourshot.printable import as_word
+from fourshot.pipeline.faults import as_word
 
 DEMO_TASK = "support_tickets"
 DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # also the folder of `fourshot run support_tickets`

@@ -12,8 +12,8 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.engine.errors import InputError, error_class
+from fourshot.pipeline.faults import as_word
 from fourshot.pipeline.tables.types import check_of_unlabelled
-from fourshot.printable import as_word
 
 if TYPE_CHECKING:
     from msgspec import UnsetType

@@ -10,9 +10,8 @@ from fourshot.cli.predict import not_read
 from fourshot.cli.remote import REMOTE_OPTIONS, first_of, teacher_line, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import counted
+from fourshot.pipeline.faults import as_word, counted
 from fourshot.pipeline.tables.types import check_of_unlabelled
-from fourshot.printable import as_word
 from fourshot.training.students.settings import StudentSettings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from fourshot.cli.declare import MODEL, Options, argument, command, flag
 from fourshot.cli.given import refuse
 from fourshot.cli.runs import TASK
 from fourshot.engine.errors import InputError
-from fourshot.printable import as_word
+from fourshot.pipeline.faults import as_word
 
 CLASSES_SHOWN = 8  # in the list of tasks
 DEFAULT_SHOTS = 4  # of each class, as `RunSettings.k`

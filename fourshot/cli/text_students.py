@@ -9,8 +9,8 @@ from fourshot.cli.declare import Options, overrides
 from fourshot.cli.options import settings_of
 from fourshot.cli.remote import first_of, teacher_line, teacher_of
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.faults import counted
-from fourshot.printable import as_word, one_line
+from fourshot.pipeline.faults import as_word, counted
+from fourshot.printable import one_line
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 if TYPE_CHECKING:

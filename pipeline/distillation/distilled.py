@@ -10,6 +10,7 @@ from fourshot.engine.machine.files import read_made, write_json
 from fourshot.engine.machine.links import link_to
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.distillation.request import LabelDistillation
+from fourshot.pipeline.faults import as_word
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, RemoteTeacher
@@ -223,5 +224,5 @@ def _report(made: Distilled, table: Sequence[MethodRow], students: Sequence[_Stu
             hashes={"student": result.name},
             shots=made.shots,
         ),
-        try_it=f"fourshot predict {made.request.folder} {sample_argument(task)}",
+        try_it=f"fourshot predict {as_word(made.request.folder)} {sample_argument(task)}",
     )

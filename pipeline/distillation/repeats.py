@@ -1,6 +1,6 @@
-"""Select the texts to train on: no test texts, and each repeated text once."""
+"""Select the texts to train on: no test texts, and each repeated text once; and report what a person changed."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
@@ -51,3 +51,13 @@ def contradiction_notes(texts: dict[str, str], noun: str, fate: str) -> list[str
         return []
     first = clipped(" ".join(next(iter(texts.values())).split()), 60)
     return [f"{counted(len(texts), noun)} with different answers from a person, such as {first!r}: {fate}"]
+
+
+def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
+    """Return notes on texts of ``table_name`` that a person removed from ``out``, and on texts added there."""
+    before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
+    gone, new = (before - after).total(), (after - before).total()
+    notes = [f"{counted(gone, 'text')} of {table_name} no longer in {out}, and not used for training"] if gone else []
+    return notes + (
+        [f"{counted(new, 'text')} in {out} not of {table_name}: added or changed, and used for training"] if new else []
+    )

@@ -22,7 +22,7 @@ from fourshot.pipeline.distillation.annotated_tables import (
 )
 from fourshot.pipeline.distillation.annotating import annotate_table
 from fourshot.pipeline.distillation.annotators import Annotate, NamedAnnotator, parts_of
-from fourshot.pipeline.distillation.repeats import contradicting_texts, contradiction_notes, unseen
+from fourshot.pipeline.distillation.repeats import contradicting_texts, contradiction_notes, corrections, unseen
 from fourshot.pipeline.distillation.request import LabelDistillation
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.faults import TaskFault, clipped, counted, error, raise_errors
@@ -31,7 +31,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.remote_teacher import REMOTE_FILE, keep_account
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.fields import bare_text
-from fourshot.pipeline.rows.review_table import check_alone, corrections
+from fourshot.pipeline.rows.review_table import check_alone
 from fourshot.pipeline.rows.text_table import TextTable
 from fourshot.pipeline.rows.unfinished import UNFINISHED, unfinished_folder
 from fourshot.pipeline.synthesis.neardup import NearDuplicates

@@ -9,11 +9,11 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.distillation.annotated_tables import BY, read_annotated
-from fourshot.pipeline.distillation.repeats import contradicting_texts, contradiction_notes, unseen
+from fourshot.pipeline.distillation.repeats import contradicting_texts, contradiction_notes, corrections, unseen
 from fourshot.pipeline.faults import counted
 from fourshot.pipeline.rows.examples import normalised_text
 from fourshot.pipeline.rows.labels.cells import read_text_cell
-from fourshot.pipeline.rows.review_table import check_alone, corrections, guard, unguard
+from fourshot.pipeline.rows.review_table import check_alone, guard, unguard
 from fourshot.pipeline.rows.written_table import check_written, write_table
 from fourshot.pipeline.runs.stages.write import WrittenAnswer
 from fourshot.pipeline.tables.files import table_warnings

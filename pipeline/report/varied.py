@@ -11,6 +11,7 @@ from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_fre
 
 MAX_TEXTS = 2000  # per side and cloud; more would cost seconds and change no picture visibly
 NUM_POINTS = 40  # per curve
+LONGEST_WORD = 40  # characters: a word without room, such as a key in a text, would end the cloud
 MAX_CLASS_CLOUDS = 8  # with more classes there are clouds of all classes together only
 
 
@@ -50,7 +51,8 @@ def cloud_figures(data: ReportData) -> list[dict[str, Any]]:
 def _cloud_pair(name: str, real: Sequence[str], synthetic: Sequence[str]) -> dict[str, Any]:
     pair: dict[str, Any] = {"name": name}
     for side, texts in (("real", real), ("synthetic", synthetic)):
-        frequencies = word_frequencies(texts[:MAX_TEXTS])
+        counts = word_frequencies(texts[:MAX_TEXTS])
+        frequencies = {word: count for word, count in counts.items() if len(word) <= LONGEST_WORD}
         top = ", ".join(list(frequencies)[:12])
         pair[side] = word_cloud(frequencies, f"Word cloud of {side} texts, {name}: {top}") if frequencies else None
         pair[f"{side}_words"] = top

@@ -8,8 +8,7 @@ import csv
 import io
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replace_file
-from fourshot.pipeline.faults import MOST_NAMED, TaskFault, counted, error, nearest, raise_errors, shorten
-from fourshot.pipeline.rows.examples import normalised_text
+from fourshot.pipeline.faults import MOST_NAMED, TaskFault, error, nearest, raise_errors, shorten
 from fourshot.pipeline.rows.fields import split_fields
 from fourshot.pipeline.rows.labels.cells import visible
 from fourshot.pipeline.rows.labels.words import reads_as, retyped
@@ -29,6 +27,13 @@ COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
 # Spreadsheets take a cell that begins with one of these for a formula, unless an apostrophe precedes it. Source:
 # OWASP, "CSV Injection". The apostrophe itself is guarded too, so that removing one reverses every guard.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# What spreadsheets take for a number, a date or a time, and save in another form: 1.10, 007, 1e5, 10-12, 10:30, Mar 5.
+REFORMATTED = re.compile(
+    r"\d+(?:[-./:, ]\d+)+[.)]?(?: ?[ap]m)?|0\d+|\d{16,}|\(\d+\)|\d+\.|\.\d+|\d+e\d+|(?=.*\d)(?:\d{1,4}[-./ ]?)?"
+    r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-./ ]?\d{0,4}",
+    re.IGNORECASE,
+)
+TYPED_AS_TEXT = "In a spreadsheet, type an apostrophe before a label that it would take for a number or a date."
 SAVED_AS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers", ".jsonl")  # by a person
 BACKUPS = ("~", ".bak", ".orig", ".swp", ".tmp")  # of editors
 LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
@@ -86,8 +91,8 @@ def write_review(
         label, keep = (answer.label, answer.keep) if answer else (row.label, row.keep)
         likeliest = sorted(row.probabilities, key=lambda name: -row.probabilities[name])[:MOST_PROBABILITIES]
         shares = ", ".join(f"{name} {row.probabilities[name]:.2f}" for name in likeliest)
-        cells = (row.id, *row.shown(texts).values(), label, "yes" if keep else "no", row.why, shares)
-        table.writerow([guard(cell) for cell in cells])
+        cells = [kept_as_text(cell) for cell in (*row.shown(texts).values(), label)]
+        table.writerow([row.id, *cells, "yes" if keep else "no", row.why, guard(shares)])
     replace_file(path, content.getvalue().encode("utf-8-sig"))
 
 
@@ -96,9 +101,15 @@ def guard(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
+def kept_as_text(cell: str) -> str:
+    """Return `guard(cell)`, with an apostrophe also if a spreadsheet would save the cell in another form."""
+    return f"'{cell}" if REFORMATTED.fullmatch(cell) else guard(cell)
+
+
 def unguard(cell: str) -> str:
-    """Return the cell that `guard` was given."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+    """Return the cell that `guard` or `kept_as_text` was given."""
+    bare = cell.removeprefix("'")
+    return bare if bare.startswith(FORMULA_STARTS) or REFORMATTED.fullmatch(bare) else cell
 
 
 def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, ReviewAnswer]:
@@ -120,7 +131,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     answers: dict[str, ReviewAnswer] = {}
     faults: list[TaskFault] = []
     for line, cells in table.rows.items():
-        entry = {name: unguard(_cell(value)) for name, value in cells.items() if name in needed}
+        entry = {name: _cell(value) for name, value in cells.items() if name in needed}
         if not any(cell.strip() for cell in entry.values()):
             continue
         name = entry["id"].strip()
@@ -146,7 +157,7 @@ def _answer(
 ) -> ReviewAnswer:
     """Return the answer in a row; its faults are added to ``faults``."""
     for name, shown in row.shown(texts).items():
-        if retyped(visible(entry[name])) != retyped(visible(shown)):
+        if retyped(visible(unguard(entry[name]))) != retyped(visible(shown)):
             was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
             problem = f"the {name} of {row.id} was changed; only label and keep may be."
             faults.append(error(place, problem, f"Restore it, or delete the row: {was}"))
@@ -154,11 +165,16 @@ def _answer(
     if keep_cell not in (*YES, *NO):
         faults.append(error(place, f"keep is {entry['keep']!r}; allowed are yes and no.", "Write one of them."))
     keep = keep_cell in YES
-    label = label_named(entry["label"], task.label_names)
+    cell = unguard(entry["label"].strip())
+    label = label_named(cell, task.label_names)
+    alike = [name for name in task.label_names if label and retyped(name) == retyped(label)]
     if label is None:
         allowed = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
-        label_cell = entry["label"].strip()
-        faults.append(error(place, f"unknown label {label_cell!r}; {allowed}", nearest(label_cell, task.label_names)))
+        hint = TYPED_AS_TEXT if any(map(REFORMATTED.fullmatch, task.label_names)) else ""
+        faults.append(error(place, f"unknown label {cell!r}; {allowed}", nearest(cell, task.label_names, hint)))
+    elif len(alike) > 1 and label != row.label and cell == entry["label"].strip():
+        remedy = "Put an apostrophe in front of the label, or two if you type into a spreadsheet."
+        faults.append(error(place, f"{cell!r} may be {' or '.join(alike)}: spreadsheets save them alike.", remedy))
     elif not label and row.label and keep:
         faults.append(error(place, "the label is missing.", "Enter one, or write no in the column keep."))
     return ReviewAnswer(label=label or "", keep=keep)
@@ -200,16 +216,6 @@ def _is_copy(name: str, path: Path) -> bool:
     is_named = re.search(rf"(?<![a-z]){re.escape(path.stem)}", name, re.IGNORECASE)
     is_table = name.casefold().endswith(SAVED_AS) or re.fullmatch(rf"{re.escape(path.stem)}\.\w+", name)
     return bool(is_named and is_table)
-
-
-def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
-    """Return notes on texts of ``table_name`` that a person removed from ``out``, and on texts added there."""
-    before, after = (Counter(map(normalised_text, table_texts)) for table_texts in (texts, remaining_texts))
-    gone, new = (before - after).total(), (after - before).total()
-    notes = [f"{counted(gone, 'text')} of {table_name} no longer in {out}, and not used for training"] if gone else []
-    return notes + (
-        [f"{counted(new, 'text')} in {out} not of {table_name}: added or changed, and used for training"] if new else []
-    )
 
 
 def own_columns(path: Path, task: Task) -> list[str]:

@@ -1,7 +1,7 @@
 """Check the texts that a caller passes, and convert them to a list of strings or, for tasks with fields, of objects."""
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fourshot.engine.errors import InputError
@@ -34,11 +34,17 @@ def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
     not texts.
     """
     expected = f"{function} takes a list of texts"
-    if isinstance(texts, str | Mapping | bytes | Set):
-        kind = {str: "one string", bytes: "bytes", set: "a set, which has no order"}.get(type(texts), "one object")
-        raise InputError(f"{expected}, got {kind}. {'Decode it, and put' if kind == 'bytes' else 'Put'} it in a list.")
+    if isinstance(texts, bytes | bytearray):
+        raise InputError(f"{expected}, got bytes. Decode it, and put it in a list.")
+    if isinstance(texts, set | frozenset):  # unlike the keys of a dictionary
+        raise InputError(f"{expected}, got a set, which has no order. Give a list.")
+    if isinstance(texts, str | Mapping):
+        raise InputError(f"{expected}, got one {'string' if isinstance(texts, str) else 'object'}. Put it in a list.")
     if getattr(texts, "ndim", 1) != 1:  # iterating over a data frame gives the names of its columns
-        raise InputError(f"{expected}, got a {type(texts).__name__}. Give its column of texts.")
+        raise InputError(
+            f"{expected}, got a {type(texts).__name__}. Give its column of texts; for a task with fields, a dictionary "
+            "for each row."
+        )
     if not isinstance(texts, Iterable):
         raise InputError(f"{expected}, got {texts!r:.60}. Give a list of strings.")
     items: Iterable[Any] = texts.to_pylist() if hasattr(texts, "to_pylist") else texts  # pyarrow's scalars

@@ -9,8 +9,9 @@ from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.cells.training_texts import TrainingTexts
+from fourshot.pipeline.faults import as_word
 from fourshot.pipeline.forecasts.forecast import FORECAST_FILE, Forecast
-from fourshot.pipeline.loop.rounds import Round
+from fourshot.pipeline.loop.rounds import ATTRIBUTES_FILE, Round, finished_pairs
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.report.text import now
@@ -18,8 +19,9 @@ from fourshot.pipeline.rows.fields import sample_argument
 from fourshot.pipeline.runs.cards import certainty_of
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.filters import bare_shots
-from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt, mixed_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import cut_line
@@ -105,7 +107,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
             shots=learnt.shots,
             prompts=_prompts(experiment),
         ),
-        try_it=f"fourshot predict {experiment.root} {sample_argument(experiment.task)}" if trained else "",
+        try_it=f"fourshot predict {as_word(experiment.root)} {sample_argument(experiment.task)}" if trained else "",
         seed=first.seed,
     )
 
@@ -172,11 +174,37 @@ def _annotation_prompt(experiment: Experiment) -> str:
     return ""
 
 
+def _generation_prompts(experiment: Experiment) -> dict[str, str]:
+    """Return the prompt of the first generated text of each kind, with the shots and attributes that it showed."""
+    task, prompts = experiment.task, dict[str, str]()
+    for writer in experiment.writers[:1]:
+        words, chat = writer.settings.max_text_words, writer.form.chat
+        places = (writer.folder, writer.folder.pool)
+        listed = filter(None, (place.find(ATTRIBUTES_FILE, dict[str, Attributes]) for place in places))
+        attributes = next(listed, dict[str, Attributes]())
+        first = {candidate.mixed: candidate for candidate, _ in reversed(finished_pairs(writer.folder))}
+        if drawn := first.get(False):
+            (label,) = [label for label in task.labels if label.name == drawn.label]
+            of_shots = attributes[label.name].of_shots if label.name in attributes else {}
+            prompts["generation"] = generation_prompt(
+                task,
+                label,
+                [writer.shots[index] for index in drawn.shots],
+                max_text_words=words,
+                of_shots=[of_shots[index] for index in drawn.shots] if of_shots else (),
+                wanted_attributes=drawn.attributes,
+                chat=chat,
+            )
+        if drawn := first.get(True):
+            shown = [writer.shots[index] for index in drawn.shots]
+            prompts["generation, of any class"] = mixed_prompt(task, shown, max_text_words=words, chat=chat)
+    return prompts
+
+
 def _prompts(experiment: Experiment) -> dict[str, str]:
     """Return one prompt of each kind, by purpose. Each wording in use has its own classification prompt."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
-    label, chat = task.labels[0], experiment.first_cells[0].form.chat
-    class_shots = [shot for shot in shots if shot.label == label.name]
+    chat = experiment.first_cells[0].form.chat
     users: dict[str, list[str]] = defaultdict(list)
     for cell in experiment.first_cells:
         if not cell.method.shots_in_prompt:
@@ -191,7 +219,7 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
     if annotation := _annotation_prompt(experiment):
         asked_with["annotation"] = annotation
     return {
-        "generation": generation_prompt(task, label, class_shots, max_text_words=words, chat=chat),
+        **_generation_prompts(experiment),
         **{
             f"classification ({', '.join(names)})" if several else "classification": prompt
             for prompt, names in users.items()

@@ -61,7 +61,7 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
                     text.encode()  # escapes and UTF-7 may hold half of a surrogate pair
             except UnicodeDecodeError as failure:
                 if encoding == "utf-8" and b"\0" in block:
-                    raise _nul(source, encoding, block) from failure
+                    raise _nul(source, encoding, block, settings) from failure
                 place = before - num_pending + failure.start
                 if encoding == "utf-8-sig" and not before:
                     place += len(codecs.BOM_UTF8)  # which its decoder does not count
@@ -69,7 +69,7 @@ def check_text(reading: TableScan, source: TableSource) -> DecodedText:
             except UnicodeError as failure:
                 raise TableError(f"not {encoding}: {failure}.", "Give its encoding, such as utf-16-le.") from failure
             if "\0" in text:
-                raise _nul(source, encoding, block)
+                raise _nul(source, encoding, block, settings)
             if not is_named and (match := _ISO_2022.search(text)):
                 raise _escaped(source, match[0], settings)
             other.see(block)
@@ -177,13 +177,14 @@ def _not_decoded(
     return TableError(problem, remedy, line)
 
 
-def _nul(source: TableSource, encoding: str, block: bytes) -> TableError:
+def _nul(source: TableSource, encoding: str, block: bytes, settings: ReadSettings) -> TableError:
     problem = "it has NUL characters, which are not part of text."
     guess = "utf-16-le" if block[1::2].count(0) >= block[::2].count(0) else "utf-16-be"
     as_guessed = block.decode(guess, "replace")
     is_likely = block.count(0) > len(block) / 4 or re.search("[\n\r]", as_guessed)
     if encoding.startswith("utf-8") and "\0" not in as_guessed and is_likely:
-        return TableError(problem, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
+        name_it = f"--encoding {guess}" if "--encoding" in settings.offers else "save it as UTF-8"
+        return TableError(problem, f"If it is UTF-16 without a byte-order mark: {name_it}. Else remove them.")
     with io.TextIOWrapper(source.open(), encoding=encoding, errors="replace") as stream:
         line = next(number for number, text in enumerate(stream, start=1) if "\0" in text)
     return TableError(problem, "Remove them, or check that the file is a table.", line)

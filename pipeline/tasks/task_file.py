@@ -9,7 +9,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.arguments import checked
-from fourshot.pipeline.faults import TaskFault, errors_in
+from fourshot.pipeline.faults import TaskFault, as_word, errors_in
 from fourshot.pipeline.tables.file_bytes import table_ending
 from fourshot.pipeline.tables.files import scan_table
 from fourshot.pipeline.tables.split_files import find_split_file, missing_split, own_splits
@@ -152,7 +152,7 @@ def find_task_file(name_or_path: str | Path) -> Path:
     if path.is_file():
         if table_ending(path):
             raise InputError(
-                f"{text} is a table of texts, not a task file. To make a task of it: fourshot tasks new {text}"
+                f"{text} is a table of texts, not a task file. To make a task of it: fourshot tasks new {as_word(text)}"
             )
         return path
     if path.is_dir():

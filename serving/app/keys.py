@@ -25,6 +25,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.machine.files import replaced_file
 from fourshot.engine.machine.locks import exclusive_update
+from fourshot.pipeline.faults import as_word
 from fourshot.serving.answers import RefusalError, quoted
 from fourshot.serving.api import TaskList
 
@@ -84,7 +85,8 @@ class Keys:
             self.refresh()
         if not self._keys:
             problem = "holds no key" if self._file.exists() else "does not exist"
-            raise InputError(f"the key file {file} {problem}. Make a key: fourshot keys add {file} --name NAME")
+            remedy = f"Make a key: fourshot keys add {as_word(file)} --name NAME"
+            raise InputError(f"the key file {file} {problem}. {remedy}")
 
     def refresh(self) -> None:
         """Read the file if it changed. Raises InputError if it cannot be read; the old keys then stay in force."""

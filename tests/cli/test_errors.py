@@ -239,6 +239,8 @@ def test_a_table_and_an_empty_folder_are_no_tasks(
     table.write_text("text,label\na,b\n")
     for command in (["run"], ["tasks", "check"], ["train", "--tasks"]):
         assert f"fourshot tasks new {table}" in error_of(capfd, 2, *command, str(table))
+    table.rename(tmp_path / "my notes.csv")
+    assert f"fourshot tasks new '{tmp_path / 'my notes.csv'}'" in error_of(capfd, 2, "run", f"{tmp_path}/my notes.csv")
     (tmp_path / "empty").mkdir()
     assert "fourshot tasks new TABLE" in error_of(capfd, 2, "run", "empty")
 

@@ -156,7 +156,7 @@ end_process(0)
 
 def test_a_child_imports_from_where_an_interactive_parent_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", "/elsewhere"])
+    monkeypatch.setattr(sys, "path", ["", "/elsewhere", tmp_path])  # Python itself ignores what is no string
     assert child_environment()["PYTHONPATH"] == f"{tmp_path}:/elsewhere"
     here = tmp_path / "gone"
     here.mkdir()

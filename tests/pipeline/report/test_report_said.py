@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.report.data import MethodRow, ReportData
+from fourshot.pipeline.report.varied import cloud_figures
 from fourshot.pipeline.report.write import write_report
-from tests.pipeline.report.full_report import full_data, judged
+from tests.pipeline.report.full_report import TASK, full_data, judged
 
 
 def test_classes_with_fewer_texts_than_were_asked_for_are_named(tmp_path: Path) -> None:
@@ -48,3 +49,9 @@ def test_the_best_other_method_is_named(tmp_path: Path, accuracy: float, said: s
 def test_a_calibration_error_of_few_texts_is_called_uncertain(tmp_path: Path, num_test: int, said: str) -> None:
     for file in write_report(msgspec.structs.replace(full_data(), num_test=num_test), tmp_path):
         assert said in file.read_text() and ("is uncertain" in file.read_text()) == bool(said)
+
+
+def test_a_word_without_room_does_not_end_the_cloud() -> None:
+    data = ReportData(title="Keys", task=TASK, real_texts={"good": (f"{'k' * 90} sunny", f"{'k' * 90} morning")})
+    cloud = cloud_figures(data)[0]
+    assert ">sunny</text>" in cloud["real"] and cloud["real_words"] == "morning, sunny"

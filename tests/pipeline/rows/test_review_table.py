@@ -113,7 +113,7 @@ def test_what_spreadsheets_do_to_labels_and_texts_by_themselves_is_no_change(tmp
     write_review(tmp_path / "review.csv", rows, task=task)
     edit(
         tmp_path / "review.csv",
-        (",01,", ",1,"),
+        (",'01,", ",1,"),
         ("\u200b caf\u00e9", " cafe\u0301"),
         ("plain,caf\u00e9", "plain,\u200bCAFE\u0301"),
     )
@@ -130,11 +130,47 @@ def test_numbers_and_truth_in_the_spreadsheet_s_own_language_are_no_change(tmp_p
     ]
     path = tmp_path / "review.csv"
     write_review(path, rows, task=task)
-    edit(path, ("r-0,007,true,yes", "r-0,7,WAHR,VRAI"), ("r-1,true,false,no", "r-1,VERO,FALSO,FALSCH"))
-    edit(path, ('"12,5",\'+1.50,yes', '12.5,"1,5",1.0'))
+    edit(path, ("r-0,'007,true,yes", "r-0,7,WAHR,VRAI"), ("r-1,true,false,no", "r-1,VERO,FALSO,FALSCH"))
+    edit(path, ("\"'12,5\",'+1.50,yes", '12.5,"1,5",1.0'))
     assert read_review(path, rows, task) == {row.id: ReviewAnswer(label=row.label, keep=row.keep) for row in rows}
     edit(path, ("7,WAHR,VRAI", "8,WAHR,Ja"))
     with pytest.raises(InputError, match=r"(?s)the text of r-0 was changed.*keep is 'Ja'; allowed are yes and no"):
+        read_review(path, rows, task)
+
+
+def test_what_a_spreadsheet_would_take_for_a_date_or_a_number_is_written_as_text(tmp_path: Path) -> None:
+    names = ("10-12", "3/4", "1.10", "1.1", "007", "1e5", "Mar 5", "SEPT2", "12345678901234567", "10:30 am", "(5)")
+    plain = ("12", "0", "may", "5 stars", "march of 5 men", "5%")
+    task = msgspec.structs.replace(TASK, labels=tuple(Label(name=name) for name in (*names, *plain)))
+    rows = [
+        ReviewRow(id=f"r-{n}", text=name, label=name, keep=True, why="kept", probabilities={"12": 0.9, "0": 0.1})
+        for n, name in enumerate(task.label_names)
+    ]
+    write_review(tmp_path / "review.csv", rows, task=task)
+    table = list(csv.reader(io.StringIO((tmp_path / "review.csv").read_text("utf-8-sig"), newline="")))[1:]
+    assert [cells[1:3] for cells in table[: len(names)]] == [[f"'{name}"] * 2 for name in names]
+    assert [cells[1:3] for cells in table[len(names) :]] == [[name] * 2 for name in plain]
+    assert {cells[5] for cells in table} == {"12 0.90, 0 0.10"}
+    as_written = {row.id: ReviewAnswer(label=row.label, keep=True) for row in rows}
+    assert read_review(tmp_path / "review.csv", rows, task) == as_written
+    edit(tmp_path / "review.csv", (",'10-12,yes", ",12. Okt,yes"))
+    with pytest.raises(InputError, match=r"unknown label '12\. Okt'.* type an apostrophe before a label"):
+        read_review(tmp_path / "review.csv", rows, task)
+
+
+def test_a_number_that_a_spreadsheet_may_have_made_of_two_labels_is_asked_about(tmp_path: Path) -> None:
+    task = msgspec.structs.replace(TASK, labels=tuple(Label(name=name) for name in ("1.1", "1.10", "2")))
+    rows = [
+        ReviewRow(id=f"r-{n}", text="plain", label=label, keep=True, why="kept")
+        for n, label in enumerate(("1.10", "1.1", "2"))
+    ]
+    path = tmp_path / "review.csv"
+    write_review(path, rows, task=task)
+    edit(path, ("r-1,plain,'1.1,", "r-1,plain,1.1,"), ("r-2,plain,2,", "r-2,plain,'1.10,"))
+    answers = read_review(path, rows, task)
+    assert [answer.label for answer in answers.values()] == ["1.10", "1.1", "1.10"]
+    edit(path, ("r-0,plain,'1.10,", "r-0,plain,1.1,"))
+    with pytest.raises(InputError, match=r"review\.csv:2: '1\.1' may be 1\.1 or 1\.10: .*Put an apostrophe in front"):
         read_review(path, rows, task)
 
 
@@ -144,6 +180,9 @@ def test_a_table_that_cannot_be_read_names_no_option_that_there_is_not(table: Pa
     with pytest.raises(InputError, match="call it CSV UTF-8") as refused:
         read_review(table, ROWS, TASK)
     assert "--" not in str(refused.value)
+    table.write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(InputError, match=r"UTF-16 without a byte-order mark: save it as UTF-8\."):
+        read_review(table, ROWS, TASK)
     table.write_text(f"{text}r00,x\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"2 fields where the header has 6 .*double quotes.*\?$"):
         read_review(table, ROWS, TASK)

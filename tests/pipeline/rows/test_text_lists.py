@@ -16,8 +16,10 @@ from fourshot.pipeline.rows.text_lists import checked_strings, checked_texts, li
         ("one text", "generate takes a list of texts, got one string. Put it in a list."),
         ({"subject": "Hello"}, "generate takes a list of texts, got one object."),
         (b"bytes", "got bytes. Decode it, and put it in a list."),
-        ({"a", "b"}, "got a set, which has no order."),
-        (np.array([["a"], ["b"]]), "got a ndarray. Give its column of texts."),
+        (bytearray(b"bytes"), "got bytes. Decode it, and put it in a list."),
+        ({"a", "b"}, "got a set, which has no order. Give a list."),
+        (frozenset({"a", "b"}), "got a set, which has no order. Give a list."),
+        (np.array([["a"], ["b"]]), "got a ndarray. Give its column of texts; for a task with fields, a dictionary for"),
         (7, "generate takes a list of texts, got 7. Give a list of strings."),
         (["good", None], "the input at 1 is None, which is not a text"),
         (["good", " "], "generate got blank texts at [1]. Leave them out."),
@@ -31,7 +33,8 @@ def test_it_is_an_input_error_that_names_the_function(given: object, message: st
 
 
 def test_arrays_and_generators_are_lists_of_plain_strings() -> None:
-    for given in (np.array(["one", "two"]), (text for text in ("one", "two")), ("one", "two")):
+    by_text = {"one": 1, "two": 2}
+    for given in (np.array(["one", "two"]), (text for text in ("one", "two")), ("one", "two"), by_text.keys()):
         texts = checked_texts(given, "predict")
         assert texts == ["one", "two"] and {type(text) for text in texts} == {str}
 

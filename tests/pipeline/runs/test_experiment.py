@@ -184,17 +184,13 @@ def test_each_adapter_is_measured_and_carded_in_the_wording_of_its_training(tmp_
 @pytest.mark.parametrize(
     ("methods", "kinds"),
     [
-        (("zero_shot", "lora"), ["generation", "classification", "in context"]),
+        (("zero_shot", "lora"), ["classification", "in context"]),
         (
             ("zero_shot", "lora_bare"),
-            [
-                "generation",
-                "classification (Zero-shot)",
-                "classification (LoRA on the shots, bare text)",
-                "in context",
-            ],
+            ["classification (Zero-shot)", "classification (LoRA on the shots, bare text)", "in context"],
         ),
-        (("icl",), ["generation", "in context"]),
+        (("icl",), ["in context"]),
+        (("fourshot",), ["generation", "classification", "in context"]),
     ],
 )
 def test_the_report_shows_every_prompt_that_is_used(tmp_path: Path, methods: tuple[str, ...], kinds: list[str]) -> None:
@@ -202,8 +198,8 @@ def test_the_report_shows_every_prompt_that_is_used(tmp_path: Path, methods: tup
     prompts = report_data(experiment, "A run").lineage.prompts
     assert list(prompts) == kinds
     if "lora_bare" in methods:
-        assert prompts[kinds[2]] == "Text: …\nLabel:"
-        assert prompts[kinds[1]].startswith(experiment.task.instruction)
+        assert prompts[kinds[1]] == "Text: …\nLabel:"
+        assert prompts[kinds[0]].startswith(experiment.task.instruction)
 
 
 def test_a_folder_of_another_wording_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_pat
 
 
 def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) -> None:
-    experiment = experiment_with_texts(tmp_path / "run", "lora", "fourshot", calibrate=True)
+    experiment = experiment_with_texts(tmp_path / "my run", "lora", "fourshot", calibrate=True)
     finish(experiment)
     lora, fourshot = (experiment.result(experiment.cell(name)) for name in ("lora", "fourshot"))
     assert lora and fourshot
@@ -50,7 +50,9 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
     learnt = load_examples(fourshot.path, card)
     assert [example.text for example in learnt if example.kind == "synthetic"] == list(WRITTEN)
     assert [example.text for example in learnt if example.kind == "shot"] == [shot.text for shot in card.shots]
-    assert report_data(experiment, "a run").certainty == certainty_of(experiment, experiment.cell("fourshot"))
+    report = report_data(experiment, "a run")
+    assert report.certainty == certainty_of(experiment, experiment.cell("fourshot"))
+    assert report.try_it == f"fourshot predict '{experiment.root}' 'A text of your own'"
     off = experiment_with_texts(tmp_path / "off", "lora")
     assert certainty_of(off, off.cell("lora")).uncalibrated_because == "calibrate is off"
 

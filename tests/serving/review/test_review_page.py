@@ -1,16 +1,20 @@
 """The keys of the page of a review, and that no text of it is markup."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from fourshot.pipeline.cells.review import ASK, REVIEW, decisions, write_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.rows.review_table import ReviewAnswer, ReviewRow
-from tests.serving.review.review_browser import MANY, NOTHING_WAITS, press_and_save
+from fourshot.pipeline.task import Label
+from tests.pipeline.runs.small_run import TASK, write_run
+from tests.serving.review.review_browser import MANY, NOTHING_WAITS, open_page, press_and_save, serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture
@@ -142,3 +146,16 @@ def test_after_the_last_text_that_was_asked_the_page_says_what_is_next(page: "Pa
     page.reload()
     page.wait_for_selector("#done:has-text('review.csv: 0 of 5 changed')")
     assert page.inner_text("#text") == "Sunlight on the red barn."
+
+
+def test_a_label_that_is_a_digit_has_this_digit_as_its_key(browser: "Browser", tmp_path: Path) -> None:
+    task = msgspec.structs.replace(TASK, labels=(*TASK.labels, Label(name="1"), Label(name="0")))
+    folder, faults = write_run(tmp_path / "run", task), list[Exception]()
+    with serving(folder) as (url, _), browser.new_context(base_url=url) as context:
+        page = open_page(context, url, faults)
+        assert page.locator("#labels button").all_inner_texts() == ["2 warm", "3 cold", "1 1", "0 0"]
+        assert "0 to 3 relabel" in page.inner_text("#now")
+        for key in "103":
+            press_and_save(page, key)
+    answers = decisions(folder, REVIEW, task).answers.values()
+    assert [answer.label for answer in answers] == ["1", "0", "cold"] and not faults
