@@ -173,10 +173,7 @@ def averaged(annotators: Sequence[Annotator], parent: Path) -> tuple[Annotator, 
 
 
 def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
-    """Return the indices of the shots that each of ``count`` models leaves out of training, to be scored on them.
-
-    None are left out where their kinds are not weighted, see `leaves_out_shots`.
-    """
+    """Return the indices of the shots that each of ``count`` models is trained without; see `leaves_out_shots`."""
     labels = [shot.label for shot in writer.shots]
     if not leaves_out_shots(writer.settings, labels):
         return [()] * count

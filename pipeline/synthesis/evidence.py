@@ -50,8 +50,7 @@ def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
 def leaves_out_shots(settings: RunSettings, labels: Sequence[str]) -> bool:
     """Return whether each adapter and encoder is trained without some shots, on which its kind is then weighted.
 
-    ``labels``: of all shots. See `AnnotateSettings.weights`: adapters that see the shots in their prompts lose more by
-    leaving some out than a weight can gain (docs/training-log.md).
+    ``labels``: of all shots. Adapters that see shots lose more without some than weights gain (docs/training-log.md).
     """
     annotate = settings.annotate
     if annotate.weights != "auto":

@@ -24,7 +24,7 @@ from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.task import Task
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.work_folder import LAYOUT_FILE
+from fourshot.pipeline.work_folder import LAYOUT_FILE, Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob
 from tests.pipeline.runs.prepared_experiments import (
     METHODS,
@@ -103,7 +103,7 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
     again = Experiment(old.data, MODEL, aligned, METHODS, old.seeds, old.root)
     messages = list[str]()
     StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
-    assert committee(again) == keys and not (old.root / LAYOUT_FILE).exists()
+    assert committee(again) == keys and not WorkFolder(old.root).read(LAYOUT_FILE, Layout).align
     assert messages == ["notes: the folder was begun without filler before prompts (align), and continues without it"]
     new = experiment_with_texts(tmp_path / "new", align=True)
     assert committee(new) != keys
