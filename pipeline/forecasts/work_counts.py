@@ -29,6 +29,9 @@ from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.settings import LoraSettings
 
 MOST_COUNTED = 100  # of twice as many shots or more, about this many are counted, spread over all
+# Of the shots' text in a token, below which the base model may not know their language. English and Japanese texts have
+# 3.6 to 5 with tokenizers for these languages, German ones 2.6 with one for English (docs/tasks.md).
+FEW_BYTES, TOLD_BY = 3.0, 100  # the latter: tokens of all shots, fewer of which say nothing
 BLOCK = 32  # tokens: the prefix cache holds complete blocks only
 
 
@@ -115,6 +118,7 @@ class TokenCounts:
             self._annotation_note("the base model", self.shots if by_base else (), chat),
             self._annotation_note("an adapter", shown, chat),
             self._bias_note(),
+            self._language_note(),
         )
         return [note for note in notes if note]
 
@@ -155,6 +159,23 @@ class TokenCounts:
             return ""
         words = shorten(map(repr, several))
         return f"{self.task.name}: sampling.bias has no effect on {words}: only single tokens can have one"
+
+    def _language_note(self) -> str:
+        """Return a note if the base model splits the shots into far more tokens than texts of a language it knows.
+
+        Source: Rust et al. 2021, "How Good is Your Tokenizer? On the Monolingual Performance of Multilingual Language
+        Models" (models are worse at languages whose words their tokenizer splits into many parts).
+        """
+        texts = [PromptFormat().shown_input(self.task, shot.text, "") for shot in self.shots]
+        num_tokens = sum(map(self.tokens, texts))
+        rate = sum(len(text.encode()) for text in texts) / max(1, num_tokens)
+        if rate >= FEW_BYTES or num_tokens < TOLD_BY or not self.tokens.is_exact:
+            return ""
+        return (
+            f"{self.task.name}: the base model splits the shots into tokens of {rate:.1f} bytes on average. That is few: it "
+            "may not know their language. Its texts and labels may be wrong: read some in the report, or name a base "
+            "model that knows the language (--model)"
+        )
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
         """Return the work of training one adapter on ``examples`` examples, each as long as a mean shot.

@@ -26,7 +26,7 @@ from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.trust import report_agreement, report_evidence
+from fourshot.pipeline.trust import report_evidence
 from fourshot.pipeline.work_folder import WorkFolder
 
 CALIBRATION_FILE = "annotator.json"
@@ -184,8 +184,6 @@ class RoundSink:
         self.folder.append("rounds.jsonl", [record])
         self._progress.add(len(batch.kept))
         self._report_round(ledger.counts, record)
-        if not (batch.number or self._is_pool or self.folder.has(COMMITTEE_FILE)):
-            report_agreement(self._task, [draw.candidate for draw in batch.draws], batch.verdicts, self._on_event)
         self._report_stalled(ledger.counts)
         self._began_s = self._sampled_s = time.perf_counter()
         self._output_tokens = 0

@@ -1,12 +1,17 @@
 """What is counted of a task's prompts: shots for which there is no room, and words that no bias reaches."""
 
+from pathlib import Path
+
 import msgspec
+import pytest
 
 from fourshot.engine.core import EngineSettings, SamplingSettings
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.forecasts.machine_speeds import MODEL
 
 
@@ -62,3 +67,15 @@ def test_words_that_no_bias_reaches_are_told(model: str) -> None:
     assert message.startswith("two: sampling.bias has no effect on 'antidisestablishmentarianism', 'two words': only")
     none = msgspec.structs.replace(RunSettings(), sampling=SamplingSettings(bias=bias[:1]))
     assert TokenCounts(task, shots, none, model).fitting_notes(None) == []
+
+
+@pytest.mark.parametrize(("language", "rate"), [("de", "2.6"), ("ja", "1.7"), ("en", "")])
+def test_a_base_model_that_may_not_know_the_language_is_noted(model: str, language: str, rate: str) -> None:
+    """The bundled one knows English. Of few and short texts, nothing can be said."""
+    inbox = Path(__file__).parents[1] / "inboxes" / language / f"inbox_{language}.toml"
+    task = load_task(inbox if rate else "support_tickets")
+    shots = take_shots(task, k=4, seed=0)
+    notes = TokenCounts(task, shots, RunSettings(), model).fitting_notes(None)
+    assert [f"splits the shots into tokens of {rate} bytes" in note for note in notes] == [True] * bool(rate)
+    short = [msgspec.structs.replace(shot, text=shot.text[:9]) for shot in shots[:4]]
+    assert TokenCounts(task, short, RunSettings(), model).fitting_notes(None) == []
