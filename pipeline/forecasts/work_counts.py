@@ -11,12 +11,16 @@ from statistics import fmean
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
+from fourshot.engine.tokens import ANCHOR
+from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.forecasts.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.drawing import most_tokens
-from fourshot.pipeline.synthesis.fitting import bias_note
+from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -34,8 +38,9 @@ class TokenCounts:
     """Counts the tokens of one task's prompts."""
 
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
-        self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
+        self.task, self.shots, self.settings = task, tuple(shots), settings
         self.tokens = token_counter(model_path)
+        self._engine = within_context(EngineSettings(model=model_path))
         form = PromptFormat(max_text_words=settings.max_text_words)
         self.text_tokens = fmean(self.tokens(f" {form.shown(shot.text)}") for shot in self.shots) + 1
         self.num_labels = len(task.labels)
@@ -83,24 +88,30 @@ class TokenCounts:
         if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
             base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
             total += self.classification(texts, base, shots=shots) * in_context
+        num_folds = min(annotate.num_adapters, self.settings.k) if annotate.weights == "held_out" else 0
+        folds = shot_folds([shot.label for shot in shots], num_folds)
+        own = [shot for shot, fold in zip(shots, folds, strict=True) if fold != 0]  # of the first adapter
         for form in forms if by_adapters else ():
-            shows = self.settings.shows_shots(form.wording, [shot.label for shot in shots])
-            total += self.classification(texts, form, adapter=True, shots=shots if shows else ())
+            shows = self.settings.shows_shots(form.wording, [shot.label for shot in own])
+            total += self.classification(texts, form, adapter=True, shots=own if shows else ())
         return total
 
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
         """Return the shots that fit into a prompt: those of `shots_that_fit`, if all shots are about equally long."""
-        room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
+        room = self._engine.max_model_len - ANSWER_TOKENS
         total = self.tokens(classification_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
-    def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
-        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias."""
-        no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
-        return [line for line in (self._drawing_note(chat), self._annotation_note(chat), no_bias) if line]
+    def fitting_notes(self, chat: ChatTurns | None, annotators: Sequence[Annotator] = ()) -> list[str]:
+        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias.
+
+        ``annotators``: of the texts, if they are adapters.
+        """
+        notes = self._drawing_note(chat), self._annotation_note(chat, annotators), self._bias_note()
+        return [line for line in notes if line]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
-        words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
+        words, room = self.settings.max_text_words, self._engine.max_model_len
         answer = most_tokens(self.task, self.shots, self.settings, lambda texts: [*map(self.tokens, texts)])
         longest = 0
         for label in self.task.labels:
@@ -115,17 +126,29 @@ class TokenCounts:
             f"{answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
         )
 
-    def _annotation_note(self, chat: ChatTurns | None) -> str:
-        annotate, form = self.settings.annotate, PromptFormat(chat=chat)
-        by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
-        shown = self.fitting(self.shots, form) if by_base else self.shots
-        if len(shown) == len(self.shots):
+    def _annotation_note(self, chat: ChatTurns | None, annotators: Sequence[Annotator]) -> str:
+        annotate, shots, who = self.settings.annotate, self.shots, "the base model annotates"
+        if not (annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)):
+            shown_by_adapters = (annotator.shown for annotator in annotators if annotator.adapter)
+            shots = tuple(self.shots[index] for index in next(shown_by_adapters, ()))
+            who = "an adapter annotates"
+        shown = self.fitting(shots, PromptFormat(chat=chat))
+        if len(shown) == len(shots):
             return ""
         classes = len({shot.label for shot in shown})
         return (
-            f"{self.task.name}: the base model annotates with about {len(shown)} of {len(self.shots)} shots in its "
-            f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
+            f"{self.task.name}: {who} with about {len(shown)} of {len(shots)} shots in its prompt, of {classes} of "
+            f"{self.num_labels} classes; more do not fit"
         )
+
+    def _bias_note(self) -> str:
+        """Return a note on words whose probability ``sampling.bias`` cannot change (`engine.tokens.word_biases`)."""
+        anchor, bias = self.tokens.pieces(ANCHOR), self.settings.sampling.bias
+        several = [word for word, _ in bias if self.tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor]
+        if not (several and self.tokens.is_exact):
+            return ""
+        words = shorten(map(repr, several))
+        return f"{self.task.name}: sampling.bias has no effect on {words}: only single tokens can have one"
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
         """Return the work of training one adapter on ``examples`` examples, each as long as a mean shot.
@@ -148,7 +171,7 @@ class TokenCounts:
         """Return how many tokens all prompts of a kind share at their beginning, and the mean of a complete prompt."""
         if self.settings.aligns:
             plain = msgspec.structs.replace(form, filler=None)
-            form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
+            form = aligned(plain, self.task, self._engine, shots)
         kinds = [self.tokens.pieces(classification_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
         shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
         sample = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]

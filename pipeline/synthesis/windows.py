@@ -7,10 +7,14 @@ is divided into fractions, which are combined by their mean).
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fourshot.engine.calibration import SMALLEST, combine_parts, normalise
 from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.rows.fields import field_windows, join_fields, values_of
 from fourshot.pipeline.rows.text_words import text_windows
+from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.task import Example, Task
 
@@ -57,12 +61,27 @@ def label_scores(
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
 ) -> "np.ndarray":
-    """Return `score_texts`, with prompts scored by ``engine``: with ``adapter``, or by the base model if it is None."""
+    """Return `score_texts`, with prompts scored by ``engine``: with ``adapter``, or by the base model if it is None.
+
+    A text for which filler and shots leave no room is scored without filler, behind as many of the shots as fit.
+    """
+    import numpy as np
 
     def score(prompts: list[str]) -> "np.ndarray":
         return engine.score(prompts, task.label_words, adapter, form.verbalizer)
 
-    return score_texts(score, task, texts, form, shots)
+    try:
+        return score_texts(score, task, texts, form, shots)
+    except InputError:  # raised before anything is computed
+        if not shots:
+            raise
+    if len(texts) > 1:
+        half = len(texts) // 2
+        halves = texts[:half], texts[half:]
+        return np.concatenate([label_scores(engine, task, part, form, shots, adapter) for part in halves])
+    form = msgspec.structs.replace(form, filler=None)
+    fitting = shots_that_fit(engine, task, shots, form, parts_of(task, texts[0], form))
+    return score_texts(score, task, texts, form, fitting)
 
 
 def combined(scores: "np.ndarray", counts: Sequence[int]) -> "np.ndarray":

@@ -75,7 +75,8 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         if self.is_pool:
             return []
-        return TokenCounts(manifest.task, folder.shots(), manifest.settings, model_path).fitting_notes(self.chat)
+        counts = TokenCounts(manifest.task, folder.shots(), manifest.settings, model_path)
+        return counts.fitting_notes(self.chat, self.annotators)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):

@@ -1,9 +1,12 @@
 """What is counted of a task's prompts: shots for which there is no room, and words that no bias reaches."""
 
+from pathlib import Path
+
 import msgspec
 
-from fourshot.engine.core import EngineSettings, SamplingSettings
+from fourshot.engine.core import Adapter, EngineSettings, SamplingSettings
 from fourshot.pipeline.forecasts.work_counts import TokenCounts
+from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
@@ -26,6 +29,36 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     assert TokenCounts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
     nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
     assert TokenCounts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
+
+
+def test_shots_that_an_adapter_has_no_room_for_are_told_and_its_own_shots_are_counted() -> None:
+    task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [Example(text=f"{'word ' * 60}{turn}", label=name) for turn in range(64) for name in task.label_names]
+    settings = msgspec.structs.replace(RunSettings(), k=64, align=False)
+    counts = TokenCounts(task, shots, settings, MODEL.path)
+    own = Annotator(adapter=Adapter(name="a", path="a"), shown=tuple(range(96)))
+    (message,) = [line for line in counts.fitting_notes(None, [own]) if "annotates" in line]
+    shown = len(counts.fitting(shots[:96], PromptFormat()))
+    assert 0 < shown < 96
+    assert f"an adapter annotates with about {shown} of 96 shots in its prompt, of 2 of 2 classes" in message
+    blind = msgspec.structs.replace(own, shown=())
+    assert not [line for line in counts.fitting_notes(None, [blind]) if "annotates" in line]
+    for k, shows in ((2, False), (4, True)):  # of two shots of a class an adapter leaves one out, and is shown none
+        few = TokenCounts(task, shots[: 2 * k], msgspec.structs.replace(settings, k=k), MODEL.path)
+        (alone, seen) = (
+            few.classification(9, PromptFormat(), adapter=True, shots=part) for part in ((), shots[: 2 * k - 2])
+        )
+        assert few.committee(9, [PromptFormat()], few.shots, None).tokens == (seen if shows else alone).tokens
+
+
+def test_a_base_with_a_short_context_has_room_for_fewer_shots(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [Example(text="lengthening-words " * 20, label=name) for name in task.label_names for _ in range(8)]
+    by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
+    assert TokenCounts(task, shots, by_base, MODEL.path).fitting_notes(None) == []
+    drawing, annotation = TokenCounts(task, shots, by_base, str(tmp_path)).fitting_notes(None)
+    assert "and 512 are allowed" in drawing and "of 16 shots in its prompt" in annotation
 
 
 def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:

@@ -1,15 +1,22 @@
 """Long texts are read in parts: all of a text is in some part, and the parts are answered as one."""
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from fourshot.engine.calibration import combine_parts, normalise
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.engine.tokens import check_lengths
 from fourshot.pipeline.rows.text_words import OVERLAP, count_words, text_windows
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
-from fourshot.pipeline.synthesis.windows import classification_prompts, combined, parts_of, score_texts
+from fourshot.pipeline.synthesis.windows import classification_prompts, combined, label_scores, parts_of, score_texts
+from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("sst2")
@@ -71,3 +78,32 @@ def test_a_text_of_several_parts_is_answered_as_one_and_another_as_before() -> N
     assert np.exp(scores[0]) == pytest.approx(combine_parts(normalise(parts), [3])[0], rel=1e-5)
     raw = np.array([[-1.0, -3.0]], dtype=np.float32)
     assert combined(raw, [1]) is raw, "other texts are answered as before"
+
+
+class NarrowEngine(FakeEngine):
+    """Refuses longer prompts than others do, before it computes any, and keeps those that it answered."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(EngineSettings(model="fake", max_model_len=most))
+        self.answered: list[str] = []
+
+    def score(self, prompts: Sequence[str], *about: Any, **more: Any) -> np.ndarray:
+        check_lengths([[0] * count for count in self.count_tokens(prompts)], 0, self.settings.max_model_len)
+        self.answered += prompts
+        return super().score(prompts, *about, **more)
+
+
+def test_a_text_that_leaves_no_room_for_all_shots_is_shown_fewer_and_the_others_are_not() -> None:
+    """A user's text may be longer than any that is drawn, for which the shots were chosen."""
+    shots = [Example(text=f"The plot of film {n} was {w}.", label=w) for n in range(8) for w in TASK.label_names]
+    texts = ["A short one.", "A long one, with very many words. " * 40, "Another."]
+    engine = NarrowEngine(500)
+    scores = label_scores(engine, TASK, texts, PromptFormat(), shots)
+    first, long, last = engine.answered
+    assert scores.shape == (3, 2)
+    assert (first, last) == tuple(classification_prompt(TASK, text, PromptFormat(), shots) for text in texts[::2])
+    assert 1 < long.count("Label:") - 1 < len(shots) and long.count(texts[1].strip()) == 1
+    label_scores(engine, TASK, texts[1:2], PromptFormat(), shots)
+    assert engine.answered[3] == long, "it does not depend on the texts beside it"
+    with pytest.raises(InputError, match="too long"):
+        label_scores(NarrowEngine(100), TASK, texts, PromptFormat(), shots)
