@@ -119,8 +119,8 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # some shots out. equal: the same for all kinds, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "held_out"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
-    # Whether the prompts of these adapters show the shots, in training and in annotation (docs/design.md). auto: with
-    # fewer than 16 classes. None are shown where an adapter has one shot of a class, or with another wording than task.
+    # Whether the prompts of these adapters show the shots, in training and annotation (docs/design.md). auto: below 16
+    # classes, unless average is first. None are shown if an adapter has one shot of a class, or another wording.
     show_shots: Literal["auto", "always", "never"] = "auto"
     # first: the average of adapters with one wording annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
@@ -252,7 +252,8 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return whether an annotator sees shots in its prompt: an adapter trained on shots with these ``labels``."""
         show, counts = self.annotate.show_shots, Counter(labels)
         can_show = wording == "task" and self.train.loss == "label" and min(counts.values(), default=0) > 1
-        return can_show and (show == "always" or (show == "auto" and len(counts) < FEW_CLASSES))
+        by_itself = len(counts) < FEW_CLASSES and self.annotate.average != "first"  # which needs equal prompts
+        return can_show and (show == "always" or (show == "auto" and by_itself))
 
     @property
     def classifier_training(self) -> LoraSettings:

@@ -23,6 +23,7 @@ NOTICE_S = 60.0  # without any work on the cluster, after which the user is told
 ANSWER_S = 10.0  # timeout for a cluster to respond, including name resolution and the first call
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # preface, empty SETTINGS frame
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # terminal colour codes in Ray's messages
+LOGS = "/tmp/ray/session_latest/logs"  # of Ray, where the environment names no other place
 OBJECT_STORE_BYTES = 200 << 20  # our objects are small; Ray would reserve a third of the memory
 
 
@@ -32,7 +33,7 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
 
     ``address``: "local" starts Ray on this machine for the duration of the block, "auto" joins the cluster that this
     machine belongs to, anything else is a cluster's address. ``spins`` of workers: see `engine.machine.threads`. Raises
-    InputError if there is no cluster.
+    InputError if there is no cluster, and FourshotError if Ray cannot be started here.
     """
     _check_installed()
     import ray
@@ -56,6 +57,11 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
         reason = str(error).rstrip(".")
         if isinstance(error, ray.exceptions.RayError):  # usually about a token; Ray's own advice fits "auto" only
             reason = f"{reason_of(error)} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+        if address == "local":
+            raise FourshotError(
+                f"Ray could not be started on this machine: {reason}. Its logs are in {LOGS} (or below "
+                "RAY_TMPDIR). Or leave --ray out."
+            ) from error
         raise InputError(
             f"There is no Ray cluster at {address!r}: {reason}. Give 'local' to start Ray on this machine, 'auto' on a "
             "machine of a cluster (`ray start`), or the address of its head, like 10.0.0.1:6379."

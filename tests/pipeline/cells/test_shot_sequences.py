@@ -104,5 +104,7 @@ def test_with_many_classes_or_another_prompt_annotators_see_no_shots() -> None:
     assert not msgspec.structs.replace(settings, train=PRESETS["paper"]).shows_shots("task", two)
     always = msgspec.structs.replace(settings.annotate, show_shots="always")
     assert msgspec.structs.replace(settings, annotate=always).shows_shots("task", many)
+    first = msgspec.structs.replace(settings.annotate, average="first")
+    assert not msgspec.structs.replace(settings, annotate=first).shows_shots("task", two), "they need one prompt"
     never = committee(cell(show_shots="never"), [Adapter(name="a", path="/a")])
     assert never[0].shown == ()

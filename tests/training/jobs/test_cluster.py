@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fourshot.cli import main as cli
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.training.jobs import cluster
 
 BOUND_S = 5.0  # of these tests; with the times as they are it is 10 s and what Ray takes to be imported
@@ -130,6 +130,17 @@ def test_ray_that_is_not_installed_is_told_of(address: str, monkeypatch: pytest.
     with pytest.raises(InputError, match=r"--ray needs Ray, which cannot be imported here: .*leave --ray out"):
         cluster.check_cluster(address)
     cluster.check_cluster("")
+
+
+def test_ray_that_cannot_be_started_here_is_no_address_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    why = r"could not be started .* timed out during startup\. Its logs"
+    with pytest.raises(FourshotError, match=why) as failed, cluster.cluster("local"):
+        pass
+    assert failed.value.exit_code == 1 and "Give 'local'" not in str(failed.value)
 
 
 def test_more_gpus_for_an_engine_than_any_machine_has_are_told_of_before_any_work(
