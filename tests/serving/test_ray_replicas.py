@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,10 +40,12 @@ class FakeCluster:
     def start(self, *_: object) -> Any:
         number, self._number = self._number, self._number + 1
 
-        def call(name: str) -> Any:
-            return SimpleNamespace(remote=lambda: self.calls.append(f"{name}-{number}") or f"{name}-{number}")
+        def called(name: str) -> str:
+            self.calls.append(f"{name}-{number}")
+            return self.calls[-1]
 
-        return SimpleNamespace(address=call("address"), stop=call("stop"))
+        methods = {name: SimpleNamespace(remote=partial(called, name)) for name in ("address", "stop")}
+        return SimpleNamespace(**methods)
 
     def wait(self, calls: list[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
         assert 0 < num_returns == len(calls)
