@@ -138,9 +138,22 @@ def load_card(adapter: str | Path) -> AdapterCard:
 def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> ResolvedModel:
     """Return the base model of an adapter; ``model`` names it if it has moved since training.
 
-    Raises AdapterError for an adapter of another prompt version, a damaged one, and for another base model;
-    ModelNotFoundError where the base model does not exist.
+    Raises AdapterError for another base model, and as `check_usable`; ModelNotFoundError where it does not exist.
     """
+    check_usable(card, adapter)
+    # The hub may have another state of that name by now.
+    base = resolve_again(card.model_name, card.model_revision) if model is None else resolve_model(model)
+    if base.revision != card.model_revision:
+        raise AdapterError(
+            f"The adapter {adapter} was trained on {card.model_name} revision {card.model_revision}; "
+            f"{base.name} here is revision {base.revision}. Name the base it was trained on (--model), or train "
+            "again on this one."
+        )
+    return base
+
+
+def check_usable(card: AdapterCard, adapter: Path) -> None:
+    """Raise AdapterError for an adapter of another prompt version, and for a damaged or changed one."""
     if card.prompt_version != (renders := card.prompt_format.version):
         raise AdapterError(
             f"The adapter {adapter} was trained on prompts of version {card.prompt_version}; this fourshot "
@@ -151,12 +164,3 @@ def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> Resol
         faults = ["its weights are not those that its card names"]
     if faults:
         raise AdapterError(damage_message(f"The adapter {adapter}", faults))
-    # The hub may have another state of that name by now.
-    base = resolve_again(card.model_name, card.model_revision) if model is None else resolve_model(model)
-    if base.revision != card.model_revision:
-        raise AdapterError(
-            f"The adapter {adapter} was trained on {card.model_name} revision {card.model_revision}; "
-            f"{base.name} here is revision {base.revision}. Name the base it was trained on (--model), or train "
-            "again on this one."
-        )
-    return base

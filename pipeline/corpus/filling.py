@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import closing
 
 import msgspec
@@ -59,7 +59,7 @@ class CorpusFilling:
         self._work, self._files, self._settings = work, work.files, work.settings
         self._of_card = with_licence(work.files, work.corpus)
         self._briefs, self._failed = briefs, failed
-        self._whole = {name for name in failed if self._is_whole(name)}
+        self._whole = self._whole_among(failed.keys()) if failed else set()
         self._damage = ShardDamage(work.files, work.on_event)
         self._refresh_shards()
         total = work.settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
@@ -72,14 +72,16 @@ class CorpusFilling:
         self._progress, self._rates = ProgressReporter(work.on_event, "corpus", "rows", kept, total), Rates()
         self._compiled = total - kept >= COMPILE_FROM_ROWS
 
-    def _is_whole(self, name: str) -> bool:
-        """Return whether a task that dropped out has all its texts, so that the folder counts it as finished."""
-        files = self._files
-        if name not in files.tasks():
-            return False
-        journal = files.journal()
-        is_finished = not counted(files.task(name), self._settings.generate, journal).missing
-        return is_finished and not any(files.damage(shard) for shard in journal if shard.task == name)
+    def _whole_among(self, names: Set[str]) -> set[str]:
+        """Return the tasks that dropped out, but have all their texts: the folder counts them as finished."""
+        files, journal = self._files, self._files.journal()
+
+        def is_whole(name: str) -> bool:
+            shards = [shard for shard in journal if shard.task == name]
+            is_finished = not counted(files.task(name), self._settings.generate, shards).missing
+            return is_finished and not any(map(files.damage, shards))
+
+        return set(filter(is_whole, names & {*files.tasks()}))
 
     def fill(self, *, forecast: bool) -> CorpusSummary:
         """Generate until every class has enough texts or has stalled. Return the summary.
@@ -176,9 +178,13 @@ class CorpusFilling:
 
         A card must always exist, because `datasets` finds nothing without one. ``is_last``: it includes the diversity.
         """
-        files, journal = self._files, self._files.journal()
-        counts = {name: counted(files.task(name), self._settings.generate, journal) for name in files.tasks()}
-        classes = [outcome for name, of_task in counts.items() for outcome in class_outcomes(name, of_task)]
+        files, journal, of_task = self._files, self._files.journal(), dict[str, list[ShardRecord]]()
+        for shard in journal:
+            of_task.setdefault(shard.task, []).append(shard)
+        counts = {
+            name: counted(files.task(name), self._settings.generate, of_task.get(name, ())) for name in files.tasks()
+        }
+        classes = [outcome for name, count in counts.items() for outcome in class_outcomes(name, count)]
         for name, error in self._failed.items():
             message = " ".join(str(error).split())
             classes.append(ClassOutcome(task=name, state="failed", error=type(error).__name__, message=message))

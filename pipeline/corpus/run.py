@@ -8,7 +8,7 @@ import msgspec
 from fourshot.engine.checkpoints.models import resolve_model
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.corpus.filling import CorpusFilling, CorpusWork, forecast_of_corpus
-from fourshot.pipeline.corpus.folder import SHOTS_FILE, CorpusFolder
+from fourshot.pipeline.corpus.folder import JOURNAL_FILE, SHOTS_FILE, CorpusFolder
 from fourshot.pipeline.corpus.manifests import CorpusManifest, TaskManifest
 from fourshot.pipeline.corpus.repair import ShardDamage
 from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -56,7 +56,7 @@ def do_corpus(request: CorpusRequest, on_event: OnEvent = ignore, *, forecast: b
     with files.lock():
         _check_folder(work)
         work.tell(f"reading the data, tasks: {len(request.tasks)}")
-        layout = files.layout(Layout.now(align))
+        layout = _layout(work)
         work = work.aligned(layout)
         manifest = _manifest(work)
         files.forget_unstarted(manifest)
@@ -80,7 +80,7 @@ def plan_corpus(request: CorpusRequest, on_event: OnEvent) -> Forecast | None:
     work = _opened(request, on_event)
     files = work.files
     _check_folder(work)
-    work = work.aligned(files.layout(Layout.now(request.settings.align)))
+    work = work.aligned(_layout(work))
     manifest = _manifest(work)
     is_new = files.is_unstarted(manifest)
     if not is_new:
@@ -108,6 +108,12 @@ def _check_folder(work: CorpusWork) -> None:
     """Raise RunFolderError if the folder contains a link, and report settings without an effect."""
     work.files.check_links()
     tell_unused(work.settings, unused_in_corpus(work.settings), "corpus", work.on_event, UNCHANGED)
+
+
+def _layout(work: CorpusWork) -> Layout:
+    """Return the layout of the texts in the folder; if there are none, that of the settings."""
+    layout = Layout.now(work.settings.align)
+    return work.files.layout(layout) if work.files.has(JOURNAL_FILE) else layout
 
 
 def _briefs(
@@ -173,7 +179,7 @@ def _check(request: CorpusRequest) -> None:
 
 def _brief(work: CorpusWork, task: Task, annotators: tuple[Annotator, ...], *, forgets: bool) -> TaskBrief:
     files = work.files
-    check_begun(files, task.name)
+    check_begun(files, task.name, work.settings.prompt_style)
     data = data_of(task, work.on_event)
     _ = data.test  # read now: rows left out are reported before hours of work, and an error is that of this task
     stored_shots = files.shots(task.name)

@@ -17,6 +17,8 @@ from fourshot.pipeline.loop.plan import AheadPlan
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE
+from fourshot.pipeline.synthesis.prompts import PromptStyle
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -108,9 +110,10 @@ def stored_calibration(folder: CorpusFolder, task: str) -> Calibration:
     return calibration
 
 
-def check_begun(folder: CorpusFolder, task: str) -> None:
-    """Raise RunFolderError if a task has texts, but its manifest or the annotator's calibration is missing."""
-    missing = [name for name in (MANIFEST_FILE, "annotator.json") if not folder.has(f"tasks/{task}/{name}")]
+def check_begun(folder: CorpusFolder, task: str, style: PromptStyle) -> None:
+    """Raise RunFolderError if a task has texts, but its manifest, calibration or chosen prompt style is missing."""
+    names = (MANIFEST_FILE, "annotator.json", *([STYLE_FILE.name] if style != "plain" else ()))
+    missing = [name for name in names if not folder.has(f"tasks/{task}/{name}")]
     if missing and any(shard.task == task and shard.rows for shard in folder.journal()):
         raise _missing(folder, task, missing[0])
 

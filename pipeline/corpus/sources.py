@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.pipeline.card import CARD_FILE, load_card
+from fourshot.pipeline.card import CARD_FILE, check_usable, load_card
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.committee import Annotator
 from fourshot.pipeline.task import Task
@@ -26,7 +26,8 @@ def annotators_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Annot
     """Return the adapters in ``folder`` that were trained for ``task`` on this base model. All of them annotate.
 
     ``folder`` is that of a finished run, of several runs (`fourshot train --tasks`), or of an adapter. Raises
-    InputError if there is no such adapter, and AdapterError for a card that cannot be read or has other label words.
+    InputError if there is no such adapter. Raises AdapterError for a card that cannot be read or has other label words,
+    and for an adapter that is damaged or was trained on other prompts.
     """
     if not folder.is_dir():
         raise InputError(f"no such folder of adapters: {folder}. Give an existing one (--adapters).")
@@ -42,6 +43,7 @@ def annotators_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Annot
                 f"{', '.join(card.task.label_words)}; the task file now has {', '.join(task.label_words)}. Train it "
                 "again, or name another folder (--adapters)."
             )
+        check_usable(card, card_file.parent)
         annotators[card.name] = card.annotator(card_file.parent)
     if not annotators:
         raise InputError(

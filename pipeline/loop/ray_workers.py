@@ -20,7 +20,16 @@ from fourshot.engine.machine.temporary import process_folder
 from fourshot.engine.machine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
-from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, nodes, on_node
+from fourshot.training.jobs.cluster import (
+    CORES_PER_DEVICE,
+    NOTICE_S,
+    cluster,
+    device_resources,
+    has_gpus,
+    nodes,
+    on_node,
+    reason_of,
+)
 from fourshot.training.jobs.machines import MachineSetup, machine_name, machine_setup, prepare_machine
 
 ASK_S = 0.5  # how long an actor waits for results before it returns none
@@ -57,7 +66,9 @@ class RayWorkers:
     ) -> None:
         """``address``: "local", "auto" or a cluster's; ``folders``: of adapters, which every machine must see.
 
-        ``tell`` is called with a message about each machine that is excluded. Raises InputError if there is no cluster.
+        ``tell`` is called with a message about each machine that is excluded, and if no engine starts.
+
+        Raises InputError if there is no cluster.
         """
         self._engine, self._briefs = engine, dict[str, TaskBrief]()
         self._actors: list[_ActorState] = []
@@ -71,7 +82,7 @@ class RayWorkers:
         try:
             self._setup = self._connection.enter_context(machine_setup(engine.model, folders=folders))
             self._most_requests = requests_ahead(engine, on_gpu=has_gpus())
-            self._last_seen_s = time.monotonic()
+            self._last_seen_s = self._last_answer_s = time.monotonic()
             self._look()
         except BaseException:
             self._connection.close()
@@ -142,7 +153,7 @@ class RayWorkers:
         try:
             answer = msgspec.json.decode(ray.get(state.call), type=list[UnitResult | UnitProgress] | ChildFailure)
         except ray.exceptions.RayError as error:  # the actor died, or its machine left
-            failure = FourshotError(f"An actor died before it had a result: {str(error).splitlines()[0]}")
+            failure = FourshotError(f"An actor died before it had a result: {reason_of(error)}")
             self._lose(state, failure, is_fault=not state.has_worked and state.node in nodes(self._engine.gpus))
             return []
         if isinstance(answer, ChildFailure):
@@ -181,12 +192,22 @@ class RayWorkers:
     def _look(self) -> None:
         """Start an actor on each device that has none. Raises FourshotError after `ALONE_S` without any actor."""
         now = time.monotonic()
+        if any(state.has_answered for state in self._actors):
+            self._last_answer_s = now
+        elif now - self._last_answer_s > NOTICE_S:
+            self._last_answer_s = float("inf")  # until one answers
+            self._tell(
+                f"no engine has started on the Ray cluster for {NOTICE_S:.0f} s. Its machines may have other work "
+                "(`ray status`), or still fetch the base model. The command waits."
+            )
         if self._actors:
             self._last_seen_s = now
         elif now - self._last_seen_s > ALONE_S:
+            gpus = self._engine.gpus
             raise FourshotError(
-                f"The Ray cluster has had no machine with a GPU, or with {CORES_PER_DEVICE} cores, for {ALONE_S:.0f} "
-                "s. Finished work is kept; run the same command again when there is one (`ray status`)."
+                f"The Ray cluster has had no machine with {gpus} GPU{'s' if gpus > 1 else ''}, or with "
+                f"{CORES_PER_DEVICE * gpus} cores where there is no GPU, for {ALONE_S:.0f} s, other than excluded "
+                "ones. Finished work is kept; run the same command again when there is one (`ray status`)."
             )
         if now - self._looked_s < LOOK_S and self._actors:
             return

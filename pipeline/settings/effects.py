@@ -61,6 +61,8 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
         unused.append(Unused(["annotate.calibration"], "only for annotate.annotator 'icl'"))
         if not annotate.folds:
             unused.append(Unused(OF_FOLDS, "annotate.folds is 0"))
+        if annotate.average == "first" and annotate.show_shots == "always":
+            unused.append(Unused(["annotate.average"], "annotate.show_shots gives each adapter another prompt"))
     if settings.learns_soft:
         unused.append(Unused([SELF_TRAINING], "training uses probabilities, not labels"))
     else:

@@ -119,8 +119,8 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # out. equal: every adapter is trained on all shots. auto: equal if all are adapters that see shots, else held_out.
     weights: Literal["auto", "equal", "held_out"] = "auto"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves annotation to the others
-    # Whether the prompts of these adapters show the shots, in training and in annotation (docs/design.md). auto: with
-    # fewer than 16 classes and up to 64 shots for an adapter. Never with a single shot of a class or other wordings.
+    # Whether the prompts of these adapters show the shots, in training and annotation (docs/design.md). auto: below 16
+    # classes and up to 64 shots, unless average is first. Never with a single shot of a class or other wordings.
     show_shots: Literal["auto", "always", "never"] = "auto"
     # first: the average of adapters with equal prompts annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
@@ -252,7 +252,8 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
         show, counts = self.annotate.show_shots, Counter(labels)
         can_show = wording == "task" and self.train.loss == "label" and min(counts.values(), default=0) > 1
         are_few = len(counts) < FEW_CLASSES and len(labels) <= FEW_SHOTS
-        return can_show and (show == "always" or (show == "auto" and are_few))
+        by_itself = are_few and self.annotate.average != "first"  # which needs equal prompts
+        return can_show and (show == "always" or (show == "auto" and by_itself))
 
     @property
     def classifier_training(self) -> LoraSettings:

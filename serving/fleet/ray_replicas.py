@@ -5,9 +5,11 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,11 +17,10 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.machine.temporary import process_folder
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
-from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
+from fourshot.training.jobs.cluster import NOTICE_S, cluster, has_gpus, machines, nodes, reason_of
 from fourshot.training.jobs.machines import MachineSetup, check_machines, machine_name, machine_setup, prepare_machine
 
 REPLICA = "fourshot-replica-"  # prefix of the replicas' folders
-WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work, its imports take a minute
 
 
 class RayReplicas:
@@ -52,35 +53,46 @@ class RayReplicas:
         self._ray, self._tell = ray, cache(say)  # reports the same failure once, however often it occurs
         self._start = partial(actor.remote, settings, keys, 0 if gpus else share, setup)
         self._actors = [self._start() for _ in range(number)]
+        self._addresses = [""] * number  # the last that each had; "": it was never up
+        self._calls: list[Any] = [None] * number  # for their addresses, that were not answered yet
+        self._called_s = [0.0] * number  # when
 
-    def addresses(self, wait_s: float = WAIT_S) -> list[str]:
-        """Return the address of every replica, "" if it is not up now: a machine that is cut off delays no other.
+    def addresses(self, wait_s: float) -> list[str]:
+        """Return the address of every replica, "" if it does not respond within ``wait_s`` seconds.
 
-        Raises FourshotError if none responds within ``wait_s`` seconds.
+        A machine that is cut off delays no other. A replica that does not respond for `NOTICE_S` is reported.
         """
-        calls = [actor.address.remote() for actor in self._actors]
-        ended, _ = self._ray.wait(calls, num_returns=len(calls), timeout=wait_s)
-        addresses = []
-        for number, call in enumerate(calls):
-            try:
-                addresses.append(str(self._ray.get(call)) if call in ended else "")
-            except self._ray.exceptions.ActorDiedError as error:  # Ray gives up an actor whose start raised
-                reason = str(error).strip().splitlines()[-1]
-                self._tell(f"replica {number} could not be started, and is tried again: {reason}")
-                self._actors[number] = self._start()
-                addresses.append("")
-            except self._ray.exceptions.RayError:
-                addresses.append("")
-        if not any(addresses):
-            raise FourshotError(
-                f"the cluster had no room for a replica within {wait_s:.0f} s. `ray status` shows its resources."
-            )
-        return addresses
+        for number, actor in enumerate(self._actors):
+            if self._calls[number] is None:  # one that is not up gets no further call
+                self._calls[number], self._called_s[number] = actor.address.remote(), time.monotonic()
+        ended, _ = self._ray.wait(self._calls, num_returns=len(self._calls), timeout=wait_s)
+        return [self._answer(number, call in ended) for number, call in enumerate(self._calls)]
+
+    def _answer(self, number: int, has_ended: bool) -> str:
+        """Return the address of a replica if its call ``has_ended``, "" otherwise."""
+        if not has_ended:
+            if time.monotonic() - self._called_s[number] > NOTICE_S:
+                self._tell(
+                    f"replica {number} is not up: the cluster has no room for it, or its machine does not respond "
+                    "(`ray status`)"
+                )
+            return ""
+        call, self._calls[number] = self._calls[number], None
+        try:
+            self._addresses[number] = str(self._ray.get(call))
+            return self._addresses[number]
+        except self._ray.exceptions.ActorDiedError as error:  # Ray gives up an actor whose start raised
+            self._tell(f"replica {number} could not be started, and is tried again: {reason_of(error)}")
+            self._actors[number] = self._start()
+        except self._ray.exceptions.RayError:
+            pass
+        return ""
 
     def close(self) -> None:
         """Stop all replicas, each after it has answered what it accepted."""
+        stops = [actor.stop.remote() for actor, address in zip(self._actors, self._addresses, strict=True) if address]
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.wait([actor.stop.remote() for actor in self._actors], num_returns=len(self._actors), timeout=30)
+            self._ray.wait(stops, num_returns=len(stops), timeout=30) if stops else None
         for actor in self._actors:
             self._ray.kill(actor)
         self._connection.close()

@@ -5,11 +5,12 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +24,11 @@ from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from fourshot.serving.fleet.ray_replicas import RayReplicas
+
 KEYS = "fourshot-keys-"  # prefix of the folder of the router's key
+WAIT_S = 120.0  # for the first address over Ray: on a machine that is busy with other work, imports take a minute
 FOLLOW_S = 2.0  # between two queries to Ray for the addresses of its actors
 FOLLOW_WAIT_S = 5.0  # for these: an actor that is being started must not delay the new addresses of others
 
@@ -136,17 +141,14 @@ class Replicas:
             """Update the addresses: an actor that Ray has restarted has another one."""
             while True:
                 await asyncio.sleep(FOLLOW_S)
-                try:
-                    addresses = await asyncio.to_thread(started.addresses, FOLLOW_WAIT_S)
-                except FourshotError:  # none is up now; the router says so, and they may come back
-                    continue
+                addresses = await asyncio.to_thread(started.addresses, FOLLOW_WAIT_S)
                 for replica, address in zip(replicas, addresses, strict=True):
                     if address and address != replica.address:
                         self._say(f"replica {replica.number} is now at {address}")
                         replica.address = address
 
         try:
-            addresses = await asyncio.to_thread(started.addresses)
+            addresses = await self._first_addresses(started)
             replicas += [Replica(index, address) for index, address in enumerate(addresses)]
             following = asyncio.create_task(follow())
             try:
@@ -155,6 +157,21 @@ class Replicas:
                 following.cancel()
         finally:
             await asyncio.to_thread(started.close)
+
+    async def _first_addresses(self, started: "RayReplicas") -> list[str]:
+        """Wait until a replica is up, or `stop` is called. Others may come later: the cluster may have no room now.
+
+        Raises FourshotError if none is up after `WAIT_S`.
+        """
+        deadline_s = time.monotonic() + WAIT_S
+        while not any(addresses := await asyncio.to_thread(started.addresses, FOLLOW_S)):
+            if self._stopping.is_set():
+                break
+            if time.monotonic() > deadline_s:
+                raise FourshotError(
+                    f"the cluster had no room for a replica within {WAIT_S:.0f} s. `ray status` shows its resources."
+                )
+        return addresses
 
 
 def _pass_on_line(say: Say, replica: int, line: str) -> None:

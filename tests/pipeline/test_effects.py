@@ -40,6 +40,9 @@ def test_a_run_tells_what_nobody_reads() -> None:
     assert told_in_run("soft", annotate__annotator="none") == (
         "settings without effect here: annotate.targets, annotate.in_context (annotate.annotator is 'none')"
     )
+    assert told_in_run(annotate__average="first", annotate__show_shots="always").endswith(
+        ": annotate.average (annotate.show_shots gives each adapter another prompt)"
+    )
     assert told_in_run(annotate__annotator="icl", annotate__folds=3, annotate__weights="equal") == (
         "settings without effect here: annotate.weights, annotate.folds (annotate.annotator is 'icl')"
     )

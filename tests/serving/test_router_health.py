@@ -131,7 +131,7 @@ def test_over_ray_a_replica_that_is_long_in_starting_keeps_nobody_from_following
         def __init__(self, *_: object) -> None:
             self.asked = 0
 
-        def addresses(self, wait_s: float = 120.0) -> list[str]:
+        def addresses(self, wait_s: float) -> list[str]:
             if self.asked:
                 time.sleep(min(wait_s, 60))
             self.asked += 1

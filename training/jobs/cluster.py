@@ -5,6 +5,7 @@ everything else.
 """
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,8 +19,11 @@ from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores, waitin
 
 CORES_PER_DEVICE = 2  # cores that count as one device if the cluster has no GPU
 STEP_S = 4.0  # timeout for connecting to each address of a host, and for each receive of a greeting
+NOTICE_S = 60.0  # without any work on the cluster, after which the user is told that it waits
 ANSWER_S = 10.0  # timeout for a cluster to respond, including name resolution and the first call
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # preface, empty SETTINGS frame
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # terminal colour codes in Ray's messages
+LOGS = "/tmp/ray/session_latest/logs"  # of Ray, where the environment names no other place
 OBJECT_STORE_BYTES = 200 << 20  # our objects are small; Ray would reserve a third of the memory
 
 
@@ -29,8 +33,9 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
 
     ``address``: "local" starts Ray on this machine for the duration of the block, "auto" joins the cluster that this
     machine belongs to, anything else is a cluster's address. ``spins`` of workers: see `engine.machine.threads`. Raises
-    InputError if there is no cluster.
+    InputError if there is no cluster, and FourshotError if Ray cannot be started here.
     """
+    _check_installed()
     import ray
 
     if ray.is_initialized():
@@ -51,7 +56,12 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).rstrip(".")
         if isinstance(error, ray.exceptions.RayError):  # usually about a token; Ray's own advice fits "auto" only
-            reason = f"{reason.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+            reason = f"{reason_of(error)} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+        if address == "local":
+            raise FourshotError(
+                f"Ray could not be started on this machine: {reason}. Its logs are in {LOGS} (or below "
+                "RAY_TMPDIR). Or leave --ray out."
+            ) from error
         raise InputError(
             f"There is no Ray cluster at {address!r}: {reason}. Give 'local' to start Ray on this machine, 'auto' on a "
             "machine of a cluster (`ray start`), or the address of its head, like 10.0.0.1:6379."
@@ -63,15 +73,42 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
 
 
 def check_cluster(address: str, gpus_per_engine: int = 1) -> None:
-    """Raise InputError if the cluster does not exist, before any work starts; "" and "local" need no cluster.
+    """Raise InputError if the cluster does not exist, or has no machine for an engine, before any work starts.
 
-    If ``address`` is "", this machine must have the GPUs.
+    "" and "local" need no cluster, but this machine must have the GPUs.
     """
-    if not address:
+    if address:
+        _check_installed()
+    if address in ("", "local"):
         check_gpus(gpus_per_engine)
-    if address not in ("", "local"):
-        with cluster(address):
-            pass
+        return
+    with cluster(address):
+        most = int(max(machine.get("GPU", 0) for machine in machines()))
+        if gpus_per_engine > max(1, most):  # a machine without GPUs has one engine for every few cores
+            raise InputError(
+                f"No machine of the Ray cluster has {gpus_per_engine} GPUs for an engine (--gpus-per-engine): at most "
+                f"{most}. Give fewer, or add such a machine."
+            )
+
+
+def _check_installed() -> None:
+    """Raise InputError if Ray cannot be imported, as on a platform for which it is not built."""
+    try:
+        import ray  # noqa: F401 - only whether it can be
+    except ImportError as error:
+        raise InputError(
+            f"--ray needs Ray, which cannot be imported here: {error}. Install it (pip install ray), or leave --ray "
+            "out."
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the line of a message of Ray that names the reason: the last one if it is about a process."""
+    import ray
+
+    lines = COLOURS.sub("", str(error)).strip().splitlines() or [type(error).__name__]
+    of_process = ray.exceptions.RayTaskError, ray.exceptions.RayActorError, ray.exceptions.RuntimeEnvSetupError
+    return lines[-1 if isinstance(error, of_process) else 0].strip()
 
 
 def machines() -> list[dict[str, float]]:
@@ -79,6 +116,13 @@ def machines() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def alive() -> set[str]:
+    """Return the ids of all live machines, also of those without devices."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def nodes(together: int = 1) -> dict[str, int]:

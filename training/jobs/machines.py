@@ -7,6 +7,7 @@ pieces, from an actor on the driver's machine. They are fetched once per machine
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import is_fake
 from fourshot.engine.machine.files import settle, staged_folder
 from fourshot.engine.machine.home import HOME_VARIABLE, home
-from fourshot.training.jobs.cluster import on_node
+from fourshot.training.jobs.cluster import on_node, reason_of
 
 PROBE = ".shared-"  # prefix of the file names that show whether a folder is shared by all machines
 PIECE_BYTES = 16 << 20
@@ -115,12 +116,13 @@ def _faults(setup: MachineSetup, nodes: Collection[str], timeout_s: float | None
     required = setup.requirements
     task = ray.remote(num_cpus=0, max_retries=0)(_check)
     calls = [task.options(scheduling_strategy=on_node(node)).remote(setup) for node in nodes]
+    deadline_s = time.monotonic() + timeout_s if timeout_s else None  # of all together
     names = {node["NodeID"]: f"{node['NodeManagerHostname']}-{node['NodeManagerAddress']}" for node in ray.nodes()}
     faults = []
     for node, call in zip(nodes, calls, strict=True):
         name = names[node]
         try:
-            name, fault = ray.get(call, timeout=timeout_s)
+            name, fault = ray.get(call, timeout=max(0.0, deadline_s - time.monotonic()) if deadline_s else None)
         except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
             continue  # the machine has left the cluster, so it needs nothing
         except ray.exceptions.GetTimeoutError:
@@ -128,7 +130,7 @@ def _faults(setup: MachineSetup, nodes: Collection[str], timeout_s: float | None
                 f"no task began there within {ANSWER_S:.0f} s. Is its disk full, or its network down (`ray status`)?"
             )
         except ray.exceptions.RayError as error:  # such as fourshot missing there, or in another version
-            fault = str(error).strip().splitlines()[-1]
+            fault = reason_of(error)
         if not fault and required.store and not (Path(required.store) / f"{required.probe}-{name}").exists():
             fault = (
                 f"files that it writes into {required.store} are not visible here: one folder must be mounted on all "
@@ -220,7 +222,7 @@ def _fetch(folder: Path, file_server: Any) -> None:
                     raise OSError(f"{name} does not have the content that was sent")
             settle(staged, folder, sync=True)
     except ray.exceptions.RayError as error:
-        raise OSError(f"no machine could send it ({str(error).strip().splitlines()[-1]})") from error
+        raise OSError(f"no machine could send it ({reason_of(error)})") from error
 
 
 class CheckpointServer:

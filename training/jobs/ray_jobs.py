@@ -6,7 +6,6 @@ repeated command finds the finished jobs. All jobs are submitted to Ray at once,
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,16 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.training.jobs.cluster import check_devices, cluster, device_resources, nodes, on_node
+from fourshot.training.jobs.cluster import (
+    NOTICE_S,
+    alive,
+    check_devices,
+    cluster,
+    device_resources,
+    nodes,
+    on_node,
+    reason_of,
+)
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
 from fourshot.training.jobs.machines import (
     CheckpointServer,
@@ -33,7 +41,6 @@ POLL_S = 0.5
 CHECK_INTERVAL_S = 5.0  # between two checks for machines that have left
 # A network file system may show another machine's files only after its cache expires. Source: nfs(5), acdirmax.
 SEEN_S = 90.0
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # terminal colour codes in Ray's messages
 
 Tell = Callable[[str], None]
 _trainers: dict[str, Any] = {}  # model folder -> trainer, so that a worker loads the base model once for all its jobs
@@ -92,7 +99,7 @@ class _Queue:
         self._nodes: dict[int, str] = {}  # job number -> node on which it last started
         self._unfit: dict[int, set[str]] = {}  # job number -> nodes that could not run it
         self._checked_s = time.monotonic()
-        self._alive = set(nodes())
+        self._alive = alive()
 
     def run(
         self, open_jobs: Sequence[int], on_step: OnJobStep | None
@@ -102,10 +109,19 @@ class _Queue:
 
         for number in open_jobs:
             self._submit(number)
+        notice_s = time.monotonic() + NOTICE_S
         while self._running:
             ended, _ = ray.wait(list(self._running), timeout=POLL_S)
             new_nodes, steps = ray.get(self._setup.file_server.read.remote())
             self._nodes.update(new_nodes)
+            if any(number in self._nodes for number in self._running.values()):
+                notice_s = time.monotonic() + NOTICE_S
+            elif time.monotonic() > notice_s:
+                notice_s = float("inf")
+                self._tell(
+                    f"no training has begun on the Ray cluster for {NOTICE_S:.0f} s. Its machines may have other work "
+                    "(`ray status`). The command waits."
+                )
             unfinished = set(self._running.values())  # late steps of finished jobs are ignored
             for number, (step, planned, loss) in sorted(steps.items()):
                 if on_step and number in unfinished:
@@ -138,11 +154,11 @@ class _Queue:
         if time.monotonic() - self._checked_s < CHECK_INTERVAL_S:
             return
         self._checked_s = time.monotonic()
-        alive = set(nodes())
-        is_one_lost, self._alive = bool(self._alive - alive), alive
+        before, self._alive = self._alive, alive()
+        is_one_lost = bool(before - self._alive)
         for reference, number in list(self._running.items()):
             node = self._nodes.get(number)
-            if node in alive or (node is None and not is_one_lost):
+            if node in self._alive or (node is None and not is_one_lost):
                 continue
             del self._running[reference]
             self._nodes.pop(number, None)
@@ -160,8 +176,7 @@ class _Queue:
             message = f"{type(error.cause).__name__}: {error.cause}"
             return FailedJob(key=job.key, kind="FourshotError", message=message)
         except ray.exceptions.RayError as error:
-            reason = COLOURS.sub("", str(error)).splitlines()[0]
-            failed = f"Its worker died {RETRIES + 1} times: {reason}"
+            failed = f"Its worker died {RETRIES + 1} times: {reason_of(error)}"
             return FailedJob(key=job.key, kind="FourshotError", message=failed)
         if failure is not None:
             unfit = self._unfit.setdefault(number, set())

@@ -135,5 +135,7 @@ def test_with_many_classes_or_another_prompt_annotators_see_no_shots() -> None:
     always = msgspec.structs.replace(settings.annotate, show_shots="always")
     forced = msgspec.structs.replace(settings, annotate=always)
     assert forced.shows_shots("task", many) and forced.shows_shots("task", too_many)
+    first = msgspec.structs.replace(settings.annotate, average="first")
+    assert not msgspec.structs.replace(settings, annotate=first).shows_shots("task", two), "they need one prompt"
     never = committee(cell(show_shots="never"), [Adapter(name="a", path="/a")])
     assert never[0].shown == ()

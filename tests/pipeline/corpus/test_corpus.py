@@ -110,6 +110,10 @@ def test_the_style_of_each_task_is_found_once_and_written_down(tmp_path: Path, m
     assert "one, prompt style plain: tried" in [event.message for event in events]
     with pytest.raises(RunFolderError, match="prompt_style"):
         make(tmp_path / "corpus", named("one"))
+    (tmp_path / "corpus" / "tasks" / "one" / "prompt_style.json").unlink()
+    with pytest.raises(RunFolderError, match=r"tasks/one/prompt_style\.json is missing; the texts in data/one"):
+        make(tmp_path / "corpus", named("one"), auto)
+    assert tried == [["one"], ["two"]]
 
 
 def test_chat_of_a_base_without_a_template_is_refused_before_anything_is_made(

@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from fourshot.cli.main import main
-from fourshot.engine.errors import InputError, RunFolderError, ShortRunError
+from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.manifests import TaskManifest
 from fourshot.pipeline.corpus.run import CorpusRequest, plan_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, VarietySettings
+from fourshot.pipeline.work_folder import Layout
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 
 
@@ -77,6 +78,17 @@ def test_a_corpus_that_is_stopped_before_its_first_shard_says_that_nothing_was_k
     (tmp_path / "1" / CorpusFolder(tmp_path / "1").journal()[0].file).unlink()
     make(tmp_path / "1", run_settings=with_attributes, on_event=events.append)
     assert told() == [], "they are there"
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_a_start_of_which_no_text_came_does_not_decide_the_layout_of_prompts(align: bool, tmp_path: Path) -> None:
+    before, changed = (msgspec.structs.replace(settings(2), align=value) for value in (align, not align))
+    events = list[Event]()
+    with pytest.raises(FourshotError, match="has no driver"):
+        make(tmp_path, run_settings=before, model="fake:fails_on_opening=true")
+    assert make(tmp_path, run_settings=changed, on_event=events.append).rows == 10
+    assert not [event.message for event in events if "filler" in event.message]
+    assert CorpusFolder(tmp_path).layout(Layout.now(not align)).align is not align
 
 
 def test_the_folder_of_trainings_is_refused_without_a_word_of_how_it_goes_on(tmp_path: Path) -> None:

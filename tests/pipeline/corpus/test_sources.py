@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
@@ -18,6 +20,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.task import Label, Task
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
+from fourshot.training.lora.adapter_files import ADAPTER_WEIGHTS
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import TASK, make, named
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
@@ -71,6 +74,18 @@ def test_an_adapter_of_other_label_words_is_refused_and_none_at_all_too(tmp_path
         annotators_of(renamed, tmp_path, MODEL)
     with pytest.raises(InputError, match="no adapter for support_tickets"):
         annotators_of(TASK, tmp_path, ResolvedModel(path="", name="b/model", revision="abc"))
+
+
+def test_an_adapter_that_was_changed_or_learnt_other_prompts_annotates_nothing(tmp_path: Path) -> None:
+    put_card(tmp_path / "one")
+    save_file({"one.lora_A.weight": np.zeros((8, 4), np.float32)}, tmp_path / "one" / ADAPTER_WEIGHTS)
+    with pytest.raises(AdapterError, match="weights are not those that its card names"):
+        annotators_of(TASK, tmp_path, MODEL)
+    (tmp_path / "one" / ADAPTER_WEIGHTS).unlink()
+    card = msgspec.structs.replace(load_card(tmp_path / "one"), prompt_version="0")
+    (tmp_path / "one" / CARD_FILE).write_bytes(msgspec.json.encode(card))
+    with pytest.raises(AdapterError, match="was trained on prompts of version 0"):
+        annotators_of(TASK, tmp_path, MODEL)
 
 
 def test_a_task_without_a_test_split_has_shots_and_keeps_nothing_out(tmp_path: Path) -> None:

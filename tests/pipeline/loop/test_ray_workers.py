@@ -1,7 +1,9 @@
 """Engines over Ray: the rows are those of one engine alone, also where one of them leaves in the middle."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +49,15 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     assert not ray.is_initialized()
 
 
+def workers_without_ray(machines: dict[str, int], tell: Callable[[str], None], patch: pytest.MonkeyPatch) -> RayWorkers:
+    """Return workers on a cluster that is only said to be there, with ``machines``: name -> devices."""
+    for name, value in {"cluster": nullcontext(), "machine_setup": nullcontext(), "has_gpus": False}.items():
+        patch.setattr(ray_workers, name, lambda *_, value=value, **__: value)
+    patch.setattr(ray_workers, "nodes", lambda *_: machines)
+    patch.setattr(ray_workers, "LOOK_S", 0.0)
+    return RayWorkers(EngineSettings(model="fake"), "10.0.0.1:6379", tell=tell)
+
+
 def test_actors_that_answer_and_die_without_a_result_exclude_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where Ray's memory monitor kills them while their engines open: they answer before, that there is nothing."""
     import ray
@@ -72,12 +83,8 @@ def test_actors_that_answer_and_die_without_a_result_exclude_their_machine(monke
     monkeypatch.setattr(ray, "kill", lambda actor: None)
     monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls, []))
     monkeypatch.setattr(RayWorkers, "_start", started)
-    for name, value in {"cluster": nullcontext(), "machine_setup": nullcontext(), "has_gpus": False}.items():
-        monkeypatch.setattr(ray_workers, name, lambda *_, value=value, **__: value)
-    monkeypatch.setattr(ray_workers, "nodes", lambda *_: {"machine": 2})
-    monkeypatch.setattr(ray_workers, "LOOK_S", 0.0)
     heard: list[str] = []
-    workers = RayWorkers(EngineSettings(model="fake"), "10.0.0.1:6379", tell=heard.append)
+    workers = workers_without_ray({"machine": 2}, heard.append, monkeypatch)
 
     def wait_long() -> None:
         for _ in range(50):
@@ -86,3 +93,23 @@ def test_actors_that_answer_and_die_without_a_result_exclude_their_machine(monke
     with pytest.raises(FourshotError, match=r"died before it had a result: .*low on memory"):
         wait_long()
     assert MOST_DEATHS <= workers.starts <= 2 * MOST_DEATHS and len(heard) == 1 and "is excluded" in heard[0]
+
+
+def test_a_cluster_whose_devices_are_busy_or_not_there_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray lets an actor wait for as long as others use its devices, and says nothing."""
+    import ray
+
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: ([], calls))
+    monkeypatch.setattr(ray_workers, "NOTICE_S", 0.0)
+    state = ray_workers._ActorState(actor=SimpleNamespace(), node="machine", call="a call")
+    monkeypatch.setattr(RayWorkers, "_start", lambda workers, node: state)
+    monkeypatch.setattr(RayWorkers, "_ask", lambda workers, state: None)
+    for machines in ({"machine": 1}, dict[str, int]()):
+        heard: list[str] = []
+        workers = workers_without_ray(machines, heard.append, monkeypatch)
+        for _ in range(3):
+            assert workers.wait(0.0) == [] and not workers.has_room()
+        assert len(heard) == 1 and "no engine has started" in heard[0] and "`ray status`" in heard[0]
+    monkeypatch.setattr(ray_workers, "ALONE_S", 0.0)
+    with pytest.raises(FourshotError, match=r"no machine with 1 GPU, or with 2 cores where there is no GPU, for 0 s"):
+        workers.wait(0.0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from fourshot.cli import main as cli
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.training.jobs import cluster
 
 BOUND_S = 5.0  # of these tests; with the times as they are it is 10 s and what Ray takes to be imported
@@ -121,6 +122,54 @@ def test_a_command_whose_cluster_is_not_there_makes_nothing(
         assert cli.main([*WORDS[command], "--ray", address, "--out", str(tmp_path / "out"), "--quiet"]) == 2
         assert f"no Ray cluster at '{address}'" in capfd.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "10.0.0.1:6379"])
+def test_ray_that_is_not_installed_is_told_of(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"--ray needs Ray, which cannot be imported here: .*leave --ray out"):
+        cluster.check_cluster(address)
+    cluster.check_cluster("")
+
+
+def test_ray_that_cannot_be_started_here_is_no_address_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    why = r"could not be started .* timed out during startup\. Its logs"
+    with pytest.raises(FourshotError, match=why) as failed, cluster.cluster("local"):
+        pass
+    assert failed.value.exit_code == 1 and "Give 'local'" not in str(failed.value)
+
+
+def test_more_gpus_for_an_engine_than_any_machine_has_are_told_of_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engines would wait for such a machine."""
+    machines: list[dict[str, float]] = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
+    monkeypatch.setattr(cluster, "cluster", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(cluster, "machines", lambda: machines)
+    cluster.check_cluster("auto", 2)
+    with pytest.raises(InputError, match=r"No machine .* has 3 GPUs for an engine .*: at most 2\. Give fewer"):
+        cluster.check_cluster("auto", 3)
+    machines[:] = [{"CPU": 2.0}]
+    cluster.check_cluster("auto", 1)
+    for address in ("auto", "local"):
+        with pytest.raises(InputError, match="--gpus-per-engine"):
+            cluster.check_cluster(address, 2)
+
+
+def test_the_reason_in_a_message_of_ray_is_the_line_that_says_why() -> None:
+    import ray
+
+    lines = "Traceback (most recent call last):\n  File 'a.py', line 1, in f\nModuleNotFoundError: No module named 'x'"
+    in_worker = ray.exceptions.RayTaskError("f", lines, ModuleNotFoundError("No module named 'x'"), "ray::f", 7, "::1")
+    for error in (in_worker, in_worker.as_instanceof_cause(), ray.exceptions.ActorDiedError(in_worker)):
+        assert cluster.reason_of(error) == "ModuleNotFoundError: No module named 'x'"
+    memory = ray.exceptions.OutOfMemoryError("\x1b[31mThe node was low on memory.\x1b[39m\nMemory on the node: 9 GB")
+    assert cluster.reason_of(memory) == "The node was low on memory."
+    assert cluster.reason_of(ray.exceptions.RayError()) == "RayError"
 
 
 def test_devices_that_work_together_are_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
