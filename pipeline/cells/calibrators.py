@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fourshot.pipeline.cells.cell import MethodCell
-from fourshot.pipeline.cells.trainings import shots_left_out
+from fourshot.pipeline.cells.trainings import shots_left_out, shots_shown
 from fourshot.pipeline.task import Example
 
 NUM_CALIBRATORS = 4
@@ -47,8 +47,6 @@ def committee_for(cell: MethodCell, writers: Sequence[MethodCell], cells: Sequen
 
 def annotators_calibrate(cell: MethodCell) -> bool:
     """Return whether the annotators' confidence calibrates a method's classifier, without adapters for it."""
-    settings, annotate = cell.settings, cell.settings.annotate
-    left_out = shots_left_out(cell, annotate.num_adapters)[:1] or [()]
-    labels = [shot.label for index, shot in enumerate(cell.shots) if index not in left_out[0]]
-    shows = settings.shows_shots(annotate.wordings[0], labels)
-    return cell.method.synthetic and (settings.learns_soft or (annotate.annotator == "adapters" and shows))
+    annotate = cell.settings.annotate
+    sees = any(shots_shown(cell)) or (not annotate.num_adapters and annotate.in_context > 0)
+    return cell.method.synthetic and (cell.settings.learns_soft or (annotate.annotator == "adapters" and sees))

@@ -24,7 +24,7 @@ from fourshot.training.lora.examples import ShownLabel, TrainingExample
 from fourshot.training.lora.settings import LoraSettings
 
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
-MOST_STEPS = 40
+MOST_STEPS = 40  # however many shots there are: sequences of more shots are longer
 SEQUENCES_PER_STEP = 2
 
 
@@ -38,7 +38,7 @@ def sequence_examples(
     """
     form = msgspec.structs.replace(form, filler=None)
     planned = settings.planned_steps(len(shots), len(task.labels))
-    steps = max(planned, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
+    steps = max(settings.min_steps, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
     steps = min(steps, settings.max_steps or steps)
     draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
     tokens = {shot: _tokens(task, shot, form, model_path) for shot in shots}
@@ -87,10 +87,11 @@ def _tokens(task: Task, shot: Example, form: PromptFormat, model_path: str) -> i
 def _example(task: Task, sequence: Sequence[Example], form: PromptFormat) -> TrainingExample:
     *before, last = sequence
     index = {label.name: number for number, label in enumerate(task.labels)}
-    shown = []
-    for number, shot in enumerate(before, start=1):
+    shown, end = [], len(context(task, (), form))
+    for shot in before:
+        end += len(context(task, [shot], form)) - len(context(task, (), form))  # where the part up to this shot ends
         target = index[shot.label]
-        answer = f" {task.labels[target].read_as}{form.turns.next}"  # with which the part up to this shot ends
-        shown.append(ShownLabel(start=len(context(task, before[:number], form)) - len(answer), target=target))
+        answer = f" {task.labels[target].read_as}{form.turns.next}"  # with which it ends
+        shown.append(ShownLabel(start=end - len(answer), target=target))
     prompt = classification_prompt(task, last.text, form, before)
     return TrainingExample(prompt=prompt, target=index[last.label], shown=tuple(shown))

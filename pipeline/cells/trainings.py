@@ -40,12 +40,13 @@ def annotator_jobs(task: Task, model: ResolvedModel, writer: MethodCell) -> list
     if annotate.annotator != "adapters":
         return []
     as_job = partial(_training_job, task, model.revision, writer)
-    left_outs = shots_left_out(writer, annotate.num_adapters)
+    left_outs, shown_shots = shots_left_out(writer, annotate.num_adapters), shots_shown(writer)
     of_shots = []
     for number, (left_out, wording) in enumerate(zip(left_outs, cycle(annotate.wordings), strict=False)):
         own, seed = [shot for i, shot in enumerate(writer.shots) if i not in left_out], writer.seed + 1000 * number
-        if settings.shows_shots(wording, [shot.label for shot in own]):
-            examples, brief = sequence_examples(task, own, writer.form, settings.train, model.path, seed)
+        if shown_shots[number]:
+            form = writer.worded["task"]
+            examples, brief = sequence_examples(task, own, form, settings.train, model.path, seed)
             of_shots.append(msgspec.structs.replace(as_job(examples, seed=seed), settings=brief))
         else:
             of_shots.append(as_job(classification_examples(task, own, writer.worded[wording]), seed=seed))
@@ -126,14 +127,13 @@ def committee(
         form = writer.worded[wording]
         return Annotator(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
 
-    left_outs = shots_left_out(writer, annotate.num_adapters)
-    of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), strict=False)
-    annotators, orders = list[Annotator](), shot_orders(len(writer.shots), annotate.num_adapters, writer.seed)
-    for (adapter, left_out, wording), order in zip(of_shots, orders, strict=False):
-        member, own = annotator(adapter, wording), tuple(index for index in order if index not in left_out)
-        if writer.settings.shows_shots(wording, [writer.shots[index].label for index in own]):
-            member = msgspec.structs.replace(member, shown=own, filler=None)
-        annotators.append(msgspec.structs.replace(member, left_out=left_out))
+    left_outs, shown_shots = shots_left_out(writer, annotate.num_adapters), shots_shown(writer)
+    of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), shown_shots, strict=False)
+    annotators = list[Annotator]()
+    for adapter, left_out, wording, shown in of_shots:
+        member = annotator(adapter, wording)
+        filler = None if shown else member.filler  # it depends on the shots
+        annotators.append(msgspec.structs.replace(member, left_out=left_out, shown=shown, filler=filler))
     if annotate.annotator == "adapters":
         annotators += [
             Annotator(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
@@ -181,6 +181,22 @@ def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
     folds = shot_folds([shot.label for shot in writer.shots], min(count, writer.settings.k))
     num_folds = len(set(folds) - {None}) or 1
     return [tuple(index for index, fold in enumerate(folds) if fold == number % num_folds) for number in range(count)]
+
+
+def shots_shown(writer: MethodCell) -> list[tuple[int, ...]]:
+    """Return the indices of the shots in the prompts of each adapter on a committee, in their order; () for none.
+
+    These are the shots that it is trained on.
+    """
+    annotate = writer.settings.annotate
+    orders = shot_orders(len(writer.shots), annotate.num_adapters, writer.seed)
+    left_outs = shots_left_out(writer, annotate.num_adapters)
+    shown = []
+    for order, left_out, wording in zip(orders, left_outs, cycle(annotate.wordings), strict=False):
+        own = tuple(index for index in order if index not in left_out)
+        shows = writer.settings.shows_shots(wording, [writer.shots[index].label for index in own])
+        shown.append(own if shows else ())
+    return shown
 
 
 def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:

@@ -209,10 +209,14 @@ def forecast_of_annotation(
     if teacher is None or not (texts + tested and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
-    forms = [member.form(PromptFormat()) for member in teacher.annotators if member.adapter]
+    prompts = [
+        (member.form(PromptFormat()), [teacher.shots[index] for index in member.shown])
+        for member in teacher.annotators
+        if member.adapter
+    ]
     counts = TokenCounts(teacher.task, sample, teacher.settings, teacher.model_path)
     work = [
-        msgspec.structs.replace(counts.committee(count, forms, teacher.shots, teacher.chat), stage=stage)
+        msgspec.structs.replace(counts.committee(count, prompts, teacher.shots, teacher.chat), stage=stage)
         for stage, count in {"annotate": texts, "evaluate": tested}.items()
         if count
     ]

@@ -11,6 +11,7 @@ from statistics import fmean
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
 from fourshot.pipeline.forecasts.forecast import StageWork
@@ -34,8 +35,8 @@ class TokenCounts:
     """Counts the tokens of one task's prompts."""
 
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
-        self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
-        self.tokens = token_counter(model_path)
+        self.task, self.shots, self.settings = task, tuple(shots), settings
+        self._engine, self.tokens = within_context(EngineSettings(model=model_path)), token_counter(model_path)
         form = PromptFormat(max_text_words=settings.max_text_words)
         self.text_tokens = fmean(self.tokens(f" {form.shown(shot.text)}") for shot in self.shots) + 1
         self.num_labels = len(task.labels)
@@ -75,32 +76,41 @@ class TokenCounts:
         return msgspec.structs.replace(StageWork(stage="", calls=texts), **{kind: tokens})
 
     def committee(
-        self, texts: float, forms: Sequence[PromptFormat], shots: Sequence[Example], chat: ChatTurns | None
+        self,
+        texts: float,
+        prompts: Sequence[tuple[PromptFormat, Sequence[Example]]],
+        shots: Sequence[Example],
+        chat: ChatTurns | None,
     ) -> StageWork:
-        """Return the work of annotation by adapters with ``forms``, and by the base if it annotates in context."""
+        """Return the work of annotation by adapters, and by the base with ``shots`` if it annotates in context.
+
+        ``prompts``: of each adapter, the format and the shots that it sees.
+        """
         annotate, total = self.settings.annotate, StageWork(stage="")
         by_adapters = annotate.annotator == "adapters"
         if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
             base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
             total += self.classification(texts, base, shots=shots) * in_context
-        for form in forms if by_adapters else ():
-            shows = self.settings.shows_shots(form.wording, [shot.label for shot in shots])
-            total += self.classification(texts, form, adapter=True, shots=shots if shows else ())
+        for form, seen in prompts if by_adapters else ():
+            total += self.classification(texts, form, adapter=True, shots=seen)
         return total
 
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
         """Return the shots that fit into a prompt: those of `shots_that_fit`, if all shots are about equally long."""
-        room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
+        room = self._engine.max_model_len - ANSWER_TOKENS
         total = self.tokens(classification_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
-    def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
-        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias."""
+    def fitting_notes(self, chat: ChatTurns | None, seen: Sequence[Example] = ()) -> list[str]:
+        """Return notes on prompts for drawing and annotation that cannot show all shots, and on words without bias.
+
+        ``seen``: the shots that an adapter should see in its prompt when it annotates.
+        """
         no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
-        return [line for line in (self._drawing_note(chat), self._annotation_note(chat), no_bias) if line]
+        return [line for line in (self._drawing_note(chat), self._annotation_note(chat, seen), no_bias) if line]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
-        words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
+        words, room = self.settings.max_text_words, self._engine.max_model_len
         answer = most_tokens(self.task, self.shots, self.settings, lambda texts: [*map(self.tokens, texts)])
         longest = 0
         for label in self.task.labels:
@@ -115,16 +125,18 @@ class TokenCounts:
             f"{answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
         )
 
-    def _annotation_note(self, chat: ChatTurns | None) -> str:
-        annotate, form = self.settings.annotate, PromptFormat(chat=chat)
+    def _annotation_note(self, chat: ChatTurns | None, seen: Sequence[Example]) -> str:
+        annotate = self.settings.annotate
         by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
-        shown = self.fitting(self.shots, form) if by_base else self.shots
-        if len(shown) == len(self.shots):
+        who, shots = ("the base model annotates", self.shots) if by_base else ("each adapter annotates", seen)
+        form = PromptFormat(max_text_words=self.settings.max_text_words, chat=chat)
+        shown = self.fitting(shots, form)
+        if len(shown) == len(shots):
             return ""
         classes = len({shot.label for shot in shown})
         return (
-            f"{self.task.name}: the base model annotates with about {len(shown)} of {len(self.shots)} shots in its "
-            f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
+            f"{self.task.name}: {who} with about {len(shown)} of {len(shots)} shots in its prompt, of {classes} of "
+            f"{self.num_labels} classes; more do not fit"
         )
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:
@@ -148,7 +160,7 @@ class TokenCounts:
         """Return how many tokens all prompts of a kind share at their beginning, and the mean of a complete prompt."""
         if self.settings.aligns:
             plain = msgspec.structs.replace(form, filler=None)
-            form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
+            form = aligned(plain, self.task, self._engine, shots)
         kinds = [self.tokens.pieces(classification_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
         shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
         sample = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]

@@ -14,7 +14,7 @@ from fourshot.pipeline.cells.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, othe
 from fourshot.pipeline.cells.cell import MethodCell
 from fourshot.pipeline.cells.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE
 from fourshot.pipeline.cells.self_training import FIRST_SHARE
-from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages
+from fourshot.pipeline.cells.trainings import annotator_jobs, reads_averages, shots_shown
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecasts.forecast import Forecast, StageWork, make_forecast
 from fourshot.pipeline.forecasts.speed import Speed
@@ -208,8 +208,8 @@ class _Remaining:
 
         Without ``averages``, no averaged adapter stands in for its members.
         """
-        annotate = writer.settings.annotate
-        wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
+        annotate, shown = writer.settings.annotate, shots_shown(writer)
+        wordings = [wording for wording, seen in zip(cycle(annotate.wordings), shown) if not seen]
         counts, alone = self._counts[writer.key], StageWork(stage="")
         if averages and reads_averages(writer.settings, counts.num_labels):
             for wording in (name for name in wordings if wordings.count(name) > 1):
@@ -217,11 +217,12 @@ class _Remaining:
                 alone += counts.classification(texts * UNDECIDED_SHARE, form, adapter=True)
             wordings = [*dict.fromkeys(wordings)]
         wordings += ["task"] if annotate.folds else []
-        forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
+        prompts = [(writer.worded[wording], writer.shots[:0]) for wording in wordings]
+        prompts += [(writer.worded["task"], [writer.shots[index] for index in seen]) for seen in shown if seen]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # at the base's speed
         encoder_work = StageWork(stage="", calls=encoded, prompt_tokens=tokens)
-        return encoder_work + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
+        return encoder_work + alone + counts.committee(texts, prompts, writer.shots, writer.form.chat)
 
     def _classifiers(self) -> list[StageWork]:
         experiment, work = self._experiment, list[StageWork]()

@@ -8,11 +8,10 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.filters import longest_text
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import scores_behind_shots, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.task import Example, Task
 
 
@@ -36,7 +35,7 @@ class InContextAnnotator:
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Return raw label log-probabilities, float32 [num_texts, num_labels]."""
-        return label_scores(self._engine, self._task, texts, self._form, self._shown)
+        return scores_behind_shots(self._engine, self._task, texts, self._form, self._shown)
 
 
 def judge(

@@ -16,10 +16,9 @@ from fourshot.pipeline.rows.fields import encoder_text
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.evidence import KindEvidence, bounded_log, label_prior, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import scores_behind_shots, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.task import Example, Task
 
 if TYPE_CHECKING:
@@ -284,7 +283,8 @@ class Committee:
         shots = [self._shots[index] for index in annotator.shown]
         if self._aligns and (shots or not annotator.adapter):
             form = aligned(form, self._task, self._engine.settings, shots, self._longest)
-        return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, annotator.adapter))
+        scores = scores_behind_shots(self._engine, self._task, texts, form, shots, annotator.adapter)
+        return calibrations.normalise(scores)
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
         """Return the same for an encoder."""

@@ -1,15 +1,22 @@
 """Selection of the shots that fit into a prompt: with many classes, or long texts, not all of them do."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from fourshot.engine.core import Engine
+import msgspec
+
+from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import ANCHOR
 from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
+from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import TokenCounter
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class NoRoomError(InputError):
@@ -80,3 +87,45 @@ def shots_that_fit(
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)
     return first(least)
+
+
+def scores_behind_shots(
+    engine: Engine,
+    task: Task,
+    texts: Sequence[str],
+    form: PromptFormat,
+    shots: Sequence[Example],
+    adapter: Adapter | None = None,
+) -> "np.ndarray":
+    """Return `label_scores` with ``shots`` in the prompts; a text for which all leave no room gets as many as fit.
+
+    Such a text is longer than the one that the shots were chosen for: a user's, or one of more tokens than usual.
+    """
+    import numpy as np
+
+    if not (shots and texts):
+        return label_scores(engine, task, texts, form, shots, adapter)
+    parts = [parts_of(task, text, form) for text in texts]
+    tokens = iter(engine.count_tokens([form.shown_input(task, part) for group in parts for part in group]))
+    longest = [max(next(tokens) for _ in group) for group in parts]
+    (before,) = engine.count_tokens([classification_prompt(task, "", form, shots)])
+    prompts: dict[tuple[PromptFormat, tuple[Example, ...]], list[int]] = {}
+    for index, (length, group) in enumerate(zip(longest, parts, strict=True)):
+        has_room = before + length + ANSWER_TOKENS <= engine.settings.max_model_len
+        prompt = (form, tuple(shots)) if has_room else _fitting_prompt(engine, task, shots, form, group)
+        prompts.setdefault(prompt, []).append(index)
+    rows = [label_scores(engine, task, [texts[i] for i in own], *prompt, adapter) for prompt, own in prompts.items()]
+    order = np.argsort([index for own in prompts.values() for index in own])
+    scores: np.ndarray = np.concatenate(rows)[order]
+    return scores
+
+
+def _fitting_prompt(
+    engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat, texts: Sequence[str]
+) -> tuple[PromptFormat, tuple[Example, ...]]:
+    """Return ``form`` and ``shots`` if they fit before the longest of ``texts``, else the shots that do, unfilled."""
+    fitting = shots_that_fit(engine, task, shots, form, texts)
+    if len(fitting) == len(shots):
+        return form, fitting
+    plain = msgspec.structs.replace(form, filler=None)
+    return plain, shots_that_fit(engine, task, shots, plain, texts)

@@ -75,7 +75,9 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         if self.is_pool:
             return []
-        return TokenCounts(manifest.task, folder.shots(), manifest.settings, model_path).fitting_notes(self.chat)
+        shots = folder.shots()
+        seen = next(([shots[index] for index in member.shown] for member in self.annotators if member.adapter), ())
+        return TokenCounts(manifest.task, shots, manifest.settings, model_path).fitting_notes(self.chat, seen)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):

@@ -1,5 +1,6 @@
 """Sequences of shots, on which annotators whose prompts show shots are trained."""
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -10,15 +11,19 @@ import pytest
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.cells import shot_sequences
+from fourshot.pipeline.cells.calibrators import annotators_calibrate
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.cells.shot_sequences import SEQUENCES_PER_STEP, drawn_sequence, sequence_examples
 from fourshot.pipeline.cells.trainings import annotator_jobs, committee
-from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import FEW_CLASSES, RunSettings
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import PRESETS, LoraSettings
+from tests.engine.tiny_models import tokenizer_of
 
 TASK = load_task("support_tickets")
 NAMES = TASK.label_names
@@ -26,8 +31,8 @@ SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in 
 TURNS = ChatTurns(begin="<u>", answer="</u><a>", next="</a><u>", open="</u><a>", template_hash="x")
 
 
-def cell(**annotate: object) -> MethodCell:
-    settings = RunSettings()
+def cell(wording: Wording = "task", **annotate: object) -> MethodCell:
+    settings = RunSettings(wording=wording)
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **annotate))
     (only,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
     return only
@@ -79,6 +84,45 @@ def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch
     assert longest(0) == 0, "one text is always learnt"
 
 
+def test_however_many_shots_there_are_there_are_at_most_forty_steps_unless_more_are_requested() -> None:
+    shots = [Example(text=f"{name} number {number}", label=name) for number in range(40) for name in NAMES]
+    settings = LoraSettings()
+    assert settings.planned_steps(len(shots), len(NAMES)) > 40
+    for least, steps in ((0, 40), (60, 60)):
+        own = msgspec.structs.replace(settings, min_steps=least)
+        assert len(sequence_examples(TASK, shots, PromptFormat(), own, "nowhere", seed=0)[0]) == 2 * steps
+
+
+def test_sequences_are_those_of_the_annotators_prompts_whatever_the_classifiers_wording() -> None:
+    """A sequence of a single text, which a short context leaves, lacked the instruction."""
+    base = ResolvedModel(path="nowhere", name="a/model", revision="abc")
+    plain, bare = (annotator_jobs(TASK, base, cell(wording=wording)) for wording in ("task", "bare"))
+    assert [job.examples for job in plain] == [job.examples for job in bare]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shot_sequences, "_room", lambda *_: 0)
+        (prompt,) = {job.examples[0].prompt.split("\n")[0] for job in annotator_jobs(TASK, base, cell(wording="bare"))}
+    assert prompt == TASK.instruction
+
+
+def test_tokens_of_a_sequence_are_counted_exactly_without_tokenizer_json_too(tmp_path: Path) -> None:
+    """Four characters counted as a token, so sequences in some scripts were longer than the context."""
+    tokenizer_of("byte-level BPE").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 200}')
+    shots = [msgspec.structs.replace(shot, text=f"{shot.text} 中文字") for shot in SHOTS]
+    longest = []
+    for has_file in (True, False):
+        token_counter.cache_clear()
+        if not has_file:
+            content = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+            (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
+            (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["merges"]))
+            (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+            (tmp_path / "tokenizer.json").unlink()
+        examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), str(tmp_path), seed=0)
+        longest.append(max(map(len, encode_prompts(load_tokenizer(tmp_path), [e.prompt for e in examples]))))
+    assert longest[0] == longest[1] <= 200
+
+
 def test_annotators_see_the_shots_they_learnt_and_no_others() -> None:
     writer = cell()
     jobs = annotator_jobs(TASK, ResolvedModel(path="nowhere", name="a/model", revision="abc"), writer)
@@ -92,6 +136,13 @@ def test_annotators_see_the_shots_they_learnt_and_no_others() -> None:
         assert not any(f"Text: {text}\n" in example.prompt for text in left_out for example in job.examples)
         assert annotator.kind == "adapters"
     assert len({tuple(i % 3 for i in annotator.shown) for annotator in annotators}) > 1, "orders of their own"
+
+
+def test_only_annotators_that_see_shots_calibrate_a_classifier() -> None:
+    assert annotators_calibrate(cell()) and annotators_calibrate(cell(num_adapters=0, in_context=2))
+    assert not annotators_calibrate(cell(show_shots="never"))
+    assert not annotators_calibrate(cell(num_adapters=0, folds=2)), "fold adapters see none"
+    assert not annotators_calibrate(cell(num_adapters=0, num_encoders=2)), "nor do encoders"
 
 
 def test_with_many_classes_or_another_prompt_annotators_see_no_shots() -> None:

@@ -1,5 +1,8 @@
 """What is counted of a task's prompts: shots for which there is no room, and words that no bias reaches."""
 
+import re
+from pathlib import Path
+
 import msgspec
 
 from fourshot.engine.core import EngineSettings, SamplingSettings
@@ -7,6 +10,7 @@ from fourshot.pipeline.forecasts.work_counts import TokenCounts
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example, Label, Task
+from tests.engine.test_alignment import base
 from tests.pipeline.forecasts.machine_speeds import MODEL
 
 
@@ -26,6 +30,25 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     assert TokenCounts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
     nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
     assert TokenCounts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
+
+
+def test_shots_that_adapters_should_see_and_for_which_their_prompts_have_no_room_are_told(tmp_path: Path) -> None:
+    task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [Example(text=f"{'word ' * 20}{turn}", label=name) for name in task.label_names for turn in range(6)]
+    counts = TokenCounts(task, shots, RunSettings(), base(tmp_path, max_position_embeddings=256))
+    (message,) = counts.fitting_notes(None, shots[:9])
+    assert re.search(r"two: each adapter annotates with about [1-6] of 9 shots in its prompt, of 2 of 2 class", message)
+    assert counts.fitting_notes(None, shots[:2]) == [], "the model's context is longer"
+    assert 0 < counts.classification(1, PromptFormat(), shots=shots).shots_tokens <= 256
+    assert TokenCounts(task, shots, RunSettings(), MODEL.path).fitting_notes(None, shots) == []
+
+
+def test_of_adapters_those_that_see_shots_are_counted_with_them() -> None:
+    task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [Example(text=f"a text of {turn}", label=name) for name in task.label_names for turn in range(4)]
+    counts = TokenCounts(task, shots, RunSettings(), MODEL.path)
+    plain, shown = (counts.committee(10, [(PromptFormat(), seen)], shots, None) for seen in ((), shots))
+    assert 10 < 3 * plain.adapter_tokens < shown.adapter_tokens
 
 
 def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:

@@ -2,18 +2,29 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from fourshot.engine.alignment import BLOCK_TOKENS
-from fourshot.engine.core import EngineSettings
+from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Verbalizer
+from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.annotate import InContextAnnotator
+from fourshot.pipeline.synthesis.committee import Annotator, Committee
 from fourshot.pipeline.synthesis.drawing import PromptSource
-from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_fits, shots_that_fit
+from fourshot.pipeline.synthesis.fitting import (
+    NoRoomError,
+    check_room,
+    prompt_fits,
+    scores_behind_shots,
+    shots_that_fit,
+)
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
@@ -31,6 +42,7 @@ SHOTS = tuple(
     Example(text=f"text {turn} of {label}", label=label) for turn in range(4) for label in reversed(TASK.label_names)
 )
 PLAIN = PromptFormat()
+FAKE = EngineSettings(model="fake", kind="fake")
 TEXTS = ["short", "a text that is longer than the other one"]
 
 
@@ -139,3 +151,47 @@ def test_tokens_are_counted_beyond_what_a_tokenizer_s_file_cuts_at(tmp_path: Pat
     tokenizer.enable_truncation(40)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert TokenCounter(model)(text) == whole
+
+
+class Strict(FakeEngine):
+    """Refuses prompts that are too long, as engines do, and remembers the others."""
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> np.ndarray:
+        self.prompts = [*getattr(self, "prompts", []), *prompts]
+        if max(self.count_tokens(prompts)) > self.settings.max_model_len:
+            raise InputError("a prompt is too long")
+        return super().score(prompts, labels, adapter, verbalizer)
+
+
+def test_before_a_text_without_room_for_all_shots_as_many_are_shown_as_fit() -> None:
+    engine = Strict(msgspec.structs.replace(FAKE, max_model_len=240))
+    shots = shots_that_fit(engine, TASK, SHOTS, PLAIN, TEXTS)
+    texts = [f"text 1 of {TASK.label_names[2]}", f"{'word ' * 60}of {TASK.label_names[4]}", "short"]
+    scores = scores_behind_shots(engine, TASK, texts, PLAIN, shots, Adapter(name="a", path="/a"))
+    alone = [engine.score([classification_prompt(TASK, text, PLAIN)], TASK.label_words)[0] for text in texts]
+    assert scores.tolist() == np.stack(alone).tolist(), "each text has its own scores"
+    asked = {text: next(prompt for prompt in engine.prompts if text in prompt) for text in texts}
+    assert asked[texts[0]] == classification_prompt(TASK, texts[0], PLAIN, shots)
+    fewer = shots_that_fit(engine, TASK, shots, PLAIN, texts[1:2])
+    assert 0 < len(fewer) < len(shots)
+    assert asked[texts[1]] == classification_prompt(TASK, texts[1], PLAIN, fewer)
+    with pytest.raises(InputError, match="too long"):
+        scores_behind_shots(engine, TASK, ["word " * 250], PLAIN, shots)
+
+
+def test_annotators_that_see_shots_label_a_text_longer_than_the_one_their_shots_were_chosen_for() -> None:
+    """A single text of a user that was longer than all candidates ended the run, at each start."""
+    shots = tuple(Example(text=f"{shot.text} {'and so on ' * 12}", label=shot.label) for shot in SHOTS)
+    long, settings = "word " * 290, RunSettings()
+    engine = Strict(msgspec.structs.replace(FAKE, max_model_len=600))
+    member = Annotator(adapter=Adapter(name="a", path="/a"), shown=tuple(range(len(shots))))
+    for settings in (RunSettings(), RunSettings(long_texts="windows", max_text_words=200)):
+        committee = Committee(engine, TASK, [member], settings, shots)
+        assert committee.probabilities(["short", long]).shape == (2, len(TASK.labels))
+        assert InContextAnnotator(engine, TASK, shots, settings, None).scores([long, "short"]).shape == (2, 6)
