@@ -218,7 +218,7 @@ class _Remaining:
             wordings = [*dict.fromkeys(wordings)]
         wordings += ["task"] if annotate.folds else []
         prompts = [(writer.worded[wording], writer.shots[:0]) for wording in wordings]
-        prompts += [(writer.worded["task"], [writer.shots[index] for index in seen]) for seen in shown if seen]
+        prompts += [(writer.worded["task"], tuple(writer.shots[index] for index in seen)) for seen in shown if seen]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # at the base's speed
         encoder_work = StageWork(stage="", calls=encoded, prompt_tokens=tokens)

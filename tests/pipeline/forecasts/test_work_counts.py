@@ -36,10 +36,11 @@ def test_shots_that_adapters_should_see_and_for_which_their_prompts_have_no_room
     task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     shots = [Example(text=f"{'word ' * 20}{turn}", label=name) for name in task.label_names for turn in range(6)]
     counts = TokenCounts(task, shots, RunSettings(), base(tmp_path, max_position_embeddings=256))
-    (message,) = counts.fitting_notes(None, shots[:9])
-    assert re.search(r"two: each adapter annotates with about [1-6] of 9 shots in its prompt, of 2 of 2 class", message)
-    assert counts.fitting_notes(None, shots[:2]) == [], "the model's context is longer"
-    assert 0 < counts.classification(1, PromptFormat(), shots=shots).shots_tokens <= 256
+    drawing, annotation = counts.fitting_notes(None, shots[:9])
+    assert drawing.endswith("and 256 are allowed")
+    assert re.search(r"two: each adapter annotates with about [2-6] of 9 shots in its prompt, of 2 of 2 cl", annotation)
+    assert counts.fitting_notes(None, shots[:2]) == counts.fitting_notes(None) == [drawing]
+    assert 0 < counts.classification(1, PromptFormat(verbalizer="token"), shots=shots).shots_tokens <= 256
     assert TokenCounts(task, shots, RunSettings(), MODEL.path).fitting_notes(None, shots) == []
 
 
@@ -47,8 +48,10 @@ def test_of_adapters_those_that_see_shots_are_counted_with_them() -> None:
     task = Task(name="two", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
     shots = [Example(text=f"a text of {turn}", label=name) for name in task.label_names for turn in range(4)]
     counts = TokenCounts(task, shots, RunSettings(), MODEL.path)
-    plain, shown = (counts.committee(10, [(PromptFormat(), seen)], shots, None) for seen in ((), shots))
-    assert 10 < 3 * plain.adapter_tokens < shown.adapter_tokens
+    both = counts.committee(10, [(PromptFormat(), ()), (PromptFormat(), shots)], shots, None)
+    alone = [counts.classification(10, PromptFormat(), adapter=True, shots=seen) for seen in ((), shots)]
+    assert alone[0].adapter_tokens != alone[1].adapter_tokens
+    assert both == alone[0] + alone[1]
 
 
 def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:

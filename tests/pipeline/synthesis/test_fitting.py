@@ -188,7 +188,7 @@ def test_before_a_text_without_room_for_all_shots_as_many_are_shown_as_fit() -> 
 def test_annotators_that_see_shots_label_a_text_longer_than_the_one_their_shots_were_chosen_for() -> None:
     """A single text of a user that was longer than all candidates ended the run, at each start."""
     shots = tuple(Example(text=f"{shot.text} {'and so on ' * 12}", label=shot.label) for shot in SHOTS)
-    long, settings = "word " * 290, RunSettings()
+    long = "word " * 290
     engine = Strict(msgspec.structs.replace(FAKE, max_model_len=600))
     member = Annotator(adapter=Adapter(name="a", path="/a"), shown=tuple(range(len(shots))))
     for settings in (RunSettings(), RunSettings(long_texts="windows", max_text_words=200)):
