@@ -3,7 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from math import perm
 from statistics import fmean
@@ -14,16 +14,17 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.labels import num_requests
+from fourshot.engine.tokens import ANCHOR
+from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.forecasts.forecast import StageWork
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
-from fourshot.pipeline.synthesis.fitting import bias_note
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, generation_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.token_counter import token_counter
+from fourshot.pipeline.token_counter import TokenCounter, token_counter
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.settings import LoraSettings
 
@@ -106,7 +107,7 @@ class TokenCounts:
 
         ``seen``: the shots that an adapter should see in its prompt when it annotates.
         """
-        no_bias = bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
+        no_bias = _bias_note(self.task.name, self.settings.sampling.bias, self.tokens)
         return [line for line in (self._drawing_note(chat), self._annotation_note(chat, seen), no_bias) if line]
 
     def _drawing_note(self, chat: ChatTurns | None) -> str:
@@ -171,3 +172,15 @@ class TokenCounts:
         if not self.tokens.is_exact:
             return 1
         return num_requests([tuple(self.tokens.pieces(f" {word}")) for word in self.task.label_words], verbalizer)
+
+
+def _bias_note(name: str, bias: Iterable[tuple[str, float]], tokens: TokenCounter) -> str:
+    """Return a note for people: words that ``bias`` cannot affect (`engine.tokens.word_biases`).
+
+    "" if all are single tokens, or if ``tokens`` is not exact.
+    """
+    anchor = tokens.pieces(ANCHOR)
+    several = [word for word, _ in bias if tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor]
+    if not (several and tokens.is_exact):
+        return ""
+    return f"{name}: sampling.bias has no effect on {shorten(map(repr, several))}: only single tokens can have one"

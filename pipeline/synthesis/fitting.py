@@ -1,19 +1,16 @@
 """Selection of the shots that fit into a prompt: with many classes, or long texts, not all of them do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
-from fourshot.engine.tokens import ANCHOR
-from fourshot.pipeline.faults import shorten
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.token_counter import TokenCounter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,18 +28,6 @@ def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example
             f"a prompt of {engine.settings.max_model_len:,} tokens has no room for one shot of each of {len(classes)} "
             f"classes before the longest text; {len(shown_classes)} fit."
         )
-
-
-def bias_note(name: str, bias: Iterable[tuple[str, float]], tokens: TokenCounter) -> str:
-    """Return a note for people: words that ``bias`` cannot affect (`engine.tokens.word_biases`).
-
-    "" if all are single tokens, or if ``tokens`` is not exact.
-    """
-    anchor = tokens.pieces(ANCHOR)
-    several = [word for word, _ in bias if tokens.pieces(f"{ANCHOR} {word}")[:-1] != anchor]
-    if not (several and tokens.is_exact):
-        return ""
-    return f"{name}: sampling.bias has no effect on {shorten(map(repr, several))}: only single tokens can have one"
 
 
 def prompt_fits(engine: Engine, prompt: str, max_tokens: int) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 
 from fourshot.engine.encoder import Encoder, embedded_encoder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.cells.asking import select_for_labelling
 from fourshot.pipeline.cells.review import ASK, decisions, entropy, has_table, in_words, write_rows, written_rows
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event, OnEvent
@@ -15,7 +16,6 @@ from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.rows.review_table import ReviewRow
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.synthesis.asking import select_for_labelling
 
 
 class AskItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fourshot.pipeline.synthesis.asking import select_for_labelling
+from fourshot.pipeline.cells.asking import select_for_labelling
 
 
 def around(directions: list[int], count: int) -> np.ndarray:
