@@ -24,7 +24,7 @@ from fourshot.training.lora.examples import ShownLabel, TrainingExample
 from fourshot.training.lora.settings import LoraSettings
 
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
-MOST_STEPS = 40
+MOST_STEPS = 40  # however many shots there are: sequences of more shots are longer
 SEQUENCES_PER_STEP = 2
 MOST_TOKENS = 1024  # of a sequence; memory and time of a step grow with the square of its length
 
@@ -37,7 +37,7 @@ def sequence_examples(
     ``form``: of the prompts. A sequence ends at `MOST_TOKENS`, or before the engine's context does.
     """
     planned = settings.planned_steps(len(shots), len(task.labels))
-    steps = max(planned, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
+    steps = max(settings.min_steps, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
     steps = min(steps, settings.max_steps or steps)
     draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
     tokens = _tokens(task, shots, form, model_path)

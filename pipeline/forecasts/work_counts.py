@@ -172,9 +172,9 @@ class TokenCounts:
         if rate >= FEW_BYTES or num_tokens < TOLD_BY or not self.tokens.is_exact:
             return ""
         return (
-            f"{self.task.name}: the base model splits the shots into tokens of {rate:.1f} bytes on average. That is few: it "
-            "may not know their language. Its texts and labels may be wrong: read some in the report, or name a base "
-            "model that knows the language (--model)"
+            f"{self.task.name}: the base model splits the shots into tokens of {rate:.1f} bytes on average, so it may "
+            "not know their language. Its texts and labels may be wrong: read some in the report, or name a base model "
+            "that knows the language (--model)"
         )
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> StageWork:

@@ -23,11 +23,12 @@ from fourshot.engine.machine.threads import TRAIN_SPINS, available_cores
 from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, do_job
 from fourshot.training.jobs.processes import StepDone
 from fourshot.training.lora.examples import OnStep
-from fourshot.training.lora.memory import base_bytes
+from fourshot.training.lora.memory import base_bytes, text_bytes
 
 SWITCH = "FOURSHOT_TRAIN_AT_ONCE"  # environment variable: number of parallel trainings if `Placement.at_once` is 0
 MOST_AT_ONCE = 8
 WEIGHTS_TIMES, BESIDE_BYTES = 2, 2 << 30  # memory of one training: the base's weights times this, plus this
+LONG_TOKENS = 512  # texts up to this length fit into these bytes
 SHARE = 0.8  # of the free memory, for all parallel trainings together
 
 
@@ -60,18 +61,19 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-def width(model: str, jobs: int, requested: int = 0) -> ParallelWidth:
+def width(model: str, jobs: int, requested: int = 0, longest: int = 0) -> ParallelWidth:
     """Return how many of ``jobs`` trainings of ``model``, a checkpoint folder, run in parallel, and with what.
 
     ``requested``: number of parallel trainings; 0: the number in the environment variable `SWITCH`, else as many as
-    cores and memory allow. Raises InputError if that variable is not a number.
+    cores and memory allow. ``longest``: tokens of the longest text, if it is known. Raises InputError if that variable
+    is not a number.
     """
     cores, devices = available_cores(), tuple(gpus(os.environ))
     limit = requested or _from_environment()
     at_once = min(jobs, limit or min(cores, MOST_AT_ONCE))
     threads = max(1, cores // max(1, at_once))
     if at_once > 1 and not limit:
-        at_once = min(at_once, _num_that_fit(model, devices))
+        at_once = min(at_once, _num_that_fit(model, devices, longest))
     return ParallelWidth(at_once=max(1, at_once), threads=threads, gpus=devices)
 
 
@@ -82,8 +84,13 @@ def _from_environment() -> int:
     return int(setting or 0)
 
 
-def _num_that_fit(model: str, devices: Sequence[str]) -> int:
-    bytes_each = WEIGHTS_TIMES * base_bytes(model) + BESIDE_BYTES
+def _num_that_fit(model: str, devices: Sequence[str], longest: int) -> int:
+    bytes_beside = BESIDE_BYTES
+    if longest > LONG_TOKENS:
+        from transformers import AutoConfig
+
+        bytes_beside = max(bytes_beside, text_bytes(AutoConfig.from_pretrained(model).get_text_config(), longest))
+    bytes_each = WEIGHTS_TIMES * base_bytes(model) + bytes_beside
     if not devices:
         return int(SHARE * free_bytes() / bytes_each)
     if not are_shared(devices):

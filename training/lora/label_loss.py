@@ -15,11 +15,10 @@ from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.frozen_states import FrozenStates, fits
 from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.masks import attention_mask
-from fourshot.training.lora.memory import is_out_of_memory, release_gradients, row_tokens
+from fourshot.training.lora.memory import SHARE, is_out_of_memory, release_gradients, row_tokens, text_bytes
 from fourshot.training.lora.output_layer import OutputLayer
 from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, BatchShare
-from fourshot.training.lora.shown import shown_labels
 from fourshot.training.lora.written import encode_written
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class LabelLoss:
         )
         # The last token of an answer is only predicted, so it is not part of the input.
         sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-        shown = [[] if whole_text else shown_labels(tokenizer, *pair) for pair in zip(examples, prompts, strict=True)]
+        shown = [[] if whole_text else _shown_labels(tokenizer, *pair) for pair in zip(examples, prompts, strict=True)]
         first_label = min((labels[0][0] for labels in shown if labels), default=None)
         shared = 0 if whole_text else min(shared_prefix_length(prompts), first_label or len(prompts[0]))
         self._prefix = sequences[0][:shared]
@@ -72,8 +71,10 @@ class LabelLoss:
         self._labels = tokens.ids if tokens else ()
         self.frozen_states = _frozen_states(decoder, self._prefix, self._tails, self.device, model.config.hidden_size)
         self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
-        sees = shared + max(len(tail) for tail in self._tails)
-        self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
+        sees, free = shared + max(len(tail) for tail in self._tails), free_bytes(model.device.type)
+        self.most_tokens = row_tokens(model.config, sees, free)
+        if decoder:
+            decoder.checkpointing = text_bytes(model.config, sees) > SHARE * free
         # Labels of one token each are compared by one softmax over the labels, as in scoring. Words of several tokens
         # are scored by whole-vocabulary probabilities at every step, so they are trained on those.
         self._choices = (
@@ -217,6 +218,24 @@ class LabelLoss:
             weights.extend([weight / len(aimed)] * len(aimed))
             label_weights.extend(weight / sum(is_label) if labelled else 0.0 for labelled in is_label)
         return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
+
+
+def _shown_labels(
+    tokenizer: "PreTrainedTokenizerBase", example: TrainingExample, prompt: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return (index of the token of ``prompt`` before a shown label, target) of each label that can be learnt.
+
+    ``prompt``: the token ids of the example's prompt. A label is left out if the tokenizer merges it with the text
+    before it, because no token then ends where the label begins.
+    """
+    if example.shown is UNSET:
+        return []
+    beginnings = encode_prompts(tokenizer, [example.prompt[: label.start] for label in example.shown])
+    return [
+        (len(ids) - 1, label.target)
+        for ids, label in zip(beginnings, example.shown, strict=True)
+        if ids == list(prompt[: len(ids)])
+    ]
 
 
 def _frozen_states(

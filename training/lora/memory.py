@@ -1,7 +1,8 @@
 """Memory needs of a training, estimated before it starts, and helpers for when memory still runs out.
 
 Rows are as long as the estimate allows. If memory still runs out, rows are halved. A row with a single text is then
-computed with gradient checkpointing, which keeps one layer's values at a time and computes the rest twice.
+computed with gradient checkpointing, which keeps one layer's values at a time and computes the rest twice. So it is
+from the beginning if, by the estimate, the longest text does not fit.
 """
 
 from math import prod
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 MOST_ROW_TOKENS = 2048  # attention cost grows with the square of the row length, and longer rows are not faster
+PADDED_TIMES = 2  # in attention, so many tokens of padding and texts for each token that a row may have
 SHARE = 0.7  # of the free memory that rows may use, by the estimate
 GB = 1e9
 
@@ -39,6 +41,11 @@ def row_tokens(config: Any, sees: int, free: int) -> int:
     ``sees``: see `bytes_per_token`. ``free``: free memory in bytes.
     """
     return max(1, min(MOST_ROW_TOKENS, int(SHARE * free / bytes_per_token(config, sees))))
+
+
+def text_bytes(config: Any, length: int) -> int:
+    """Estimate the bytes for a text of ``length`` tokens alone; attention pads what all texts begin with to it."""
+    return PADDED_TIMES * length * bytes_per_token(config, length)
 
 
 def base_bytes(model: str | Path, number_bytes: int = 2) -> int:

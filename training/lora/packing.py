@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import torch
 
+from fourshot.training.lora.memory import PADDED_TIMES
+
 # Kernels are rebuilt for each new shape, so rows are padded to a multiple. Attention over a whole row needs one of 32.
 ROW_MULTIPLE = 32
-PADDED_TIMES = 2  # a long text among short ones would otherwise take a multiple of the memory that is estimated
 
 
 class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +70,8 @@ def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, mul
 def micro_batches(tail_lengths: Sequence[int], prefix_length: int, most_tokens: int) -> Iterator[list[int]]:
     """Split indices 0 .. n-1 into runs whose packed rows have at most ``most_tokens``; a single text may have more.
 
-    In attention, all texts of a row are padded to the longest: to at most `PADDED_TIMES` as many tokens.
+    In attention, all texts of a row are padded to the longest: to at most `PADDED_TIMES` as many tokens. A long text
+    among short ones would otherwise take a multiple of the memory that is estimated.
     """
     run: list[int] = []
     tokens, longest = prefix_length, 0

@@ -16,6 +16,7 @@ from fourshot.engine.opening import imports_of
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.jobs.jobs import IMPORTS, FailedJob, OnJobStep, TrainingJob, finished, lost
 from fourshot.training.jobs.processes import training
 
@@ -77,7 +78,9 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
             return None
         from fourshot.training.jobs.at_once import do_jobs_at_once, width
 
-        among = width(self.model_path, len(self.items), self.placement.at_once)
+        prompts = (example.prompt for job in self.items for example in job.examples)
+        longest = token_counter(self.model_path)(max(prompts, key=len))
+        among = width(self.model_path, len(self.items), self.placement.at_once, longest)
         if among.at_once == 1 and among.threads == available_cores():
             return None
         lock = Lock()

@@ -1,5 +1,6 @@
 """Sequences of shots, on which annotators whose prompts show shots are trained."""
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.checkpoints.models import ResolvedModel
 from fourshot.engine.core import Adapter
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.cells import shot_sequences
 from fourshot.pipeline.cells.calibrators import annotators_calibrate
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
@@ -22,6 +24,7 @@ from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import PRESETS, LoraSettings
+from tests.engine.tiny_models import tokenizer_of
 
 TASK = load_task("support_tickets")
 NAMES = TASK.label_names
@@ -88,6 +91,35 @@ def test_a_sequence_of_long_texts_is_bounded_whatever_the_context_is() -> None:
     examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), "nowhere", seed=0)
     tokens = [token_counter("nowhere")(example.prompt) for example in examples]
     assert MOST_TOKENS / 2 < max(tokens) <= MOST_TOKENS
+
+
+def test_however_many_shots_there_are_there_are_at_most_forty_steps_unless_more_are_requested() -> None:
+    shots = [Example(text=f"{name} number {number}", label=name) for number in range(40) for name in NAMES]
+    settings = LoraSettings()
+    assert settings.planned_steps(len(shots), len(NAMES)) > 40
+    for least, steps in ((0, 40), (60, 60)):
+        own = msgspec.structs.replace(settings, min_steps=least)
+        assert len(sequence_examples(TASK, shots, PromptFormat(), own, "nowhere", seed=0)[0]) == 2 * steps
+
+
+def test_tokens_of_a_sequence_are_counted_exactly_without_tokenizer_json_too(tmp_path: Path) -> None:
+    """Four characters counted as a token, so sequences in some scripts were longer than the context."""
+    tokenizer_of("byte-level BPE").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 200}')
+    shots = [msgspec.structs.replace(shot, text=f"{shot.text} 中文字") for shot in SHOTS]
+    longest = []
+    for has_file in (True, False):
+        token_counter.cache_clear()
+        if not has_file:
+            content = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+            (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
+            merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in content["merges"]]
+            (tmp_path / "merges.txt").write_text("\n".join(merges))
+            (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+            (tmp_path / "tokenizer.json").unlink()
+        examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), str(tmp_path), seed=0)
+        longest.append(max(map(len, encode_prompts(load_tokenizer(tmp_path), [e.prompt for e in examples]))))
+    assert longest[0] == longest[1] <= 200
 
 
 @pytest.mark.parametrize("weights", ["auto", "equal", "held_out"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from transformers import LlamaConfig
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.training.jobs import at_once
@@ -144,6 +145,19 @@ def test_cores_and_memory_say_how_many(
     monkeypatch.setattr(memory, "checkpoint_shapes", lambda folder: {"weight": (1 << 16, 1 << 11)})  # 256 MiB
     chosen = width("model", jobs)
     assert (chosen.at_once, chosen.threads) == at_once_and_threads
+
+
+def test_fewer_trainings_on_long_texts_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    LlamaConfig(**shape, num_key_value_heads=3).save_pretrained(tmp_path)
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(at_once, "available_cores", lambda: 4)
+    monkeypatch.setattr(at_once, "gpus", lambda environment: [])
+    monkeypatch.setattr(at_once, "free_bytes", lambda: 16 * GB)
+    monkeypatch.setattr(memory, "checkpoint_shapes", lambda folder: {"weight": (1 << 16, 1 << 11)})  # 256 MiB
+    chosen = [width(str(tmp_path), 4, longest=longest) for longest in (0, 600, 1200, 2000)]
+    assert [among.at_once for among in chosen] == [4, 4, 3, 1]
+    assert {among.threads for among in chosen} == {1}, "so the bytes are the same"
 
 
 def test_gpus_are_shared_as_far_as_their_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import label_tokens
-from fourshot.training.lora import memory
+from fourshot.training.lora import label_loss, memory
 from fourshot.training.lora.label_loss import LabelLoss
 from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.memory import (
@@ -21,6 +21,7 @@ from fourshot.training.lora.memory import (
     check_base_fits,
     is_out_of_memory,
     row_tokens,
+    text_bytes,
 )
 from fourshot.training.lora.packing import PackedRow, pack
 from fourshot.training.lora.train import LoraTrainer
@@ -87,6 +88,23 @@ def test_out_of_memory_gives_shorter_rows_and_the_same_gradients(
     assert halved == pytest.approx(value, rel=1e-5)
     for gradient, reference in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_a_text_too_long_by_the_estimate_is_computed_twice_from_the_beginning(
+    trainer: LoraTrainer, wrapped: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU, the kernel may end the process before torch notices that there is no memory."""
+    value, expected = backward(loss_of(trainer, wrapped))
+    config = wrapped.get_base_model().config
+    needed = text_bytes(config, longest(loss_of(trainer, wrapped)))
+    for free, checkpointed in ((needed * 2, False), (needed, True)):
+        monkeypatch.setattr(label_loss, "free_bytes", lambda device, free=free: free)
+        loss = loss_of(trainer, wrapped)
+        assert loss._written_out and loss._written_out.checkpointing is checkpointed
+        short, gradients = backward(loss)
+        assert short == pytest.approx(value, rel=1e-5)
+        for gradient, reference in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_a_text_that_does_not_fit_at_all_is_said(
