@@ -17,6 +17,7 @@ from fourshot.pipeline.cells.cell import SeedExamples
 from fourshot.pipeline.cells.methods import METHODS, check_annotators
 from fourshot.pipeline.cells.run_folder import ExperimentManifest, RunFolder
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.faults import counted
 from fourshot.pipeline.forecasts.forecast import Forecast, finish_forecast
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, made_by, source_commit
 from fourshot.pipeline.report.data import MethodRow
@@ -118,7 +119,7 @@ def do_comparison(request: ComparisonRequest, on_event: OnEvent = ignore, *, for
             finish_forecast(estimate, driver.took, folder, on_event)
         result = _result(experiment)
         folder.write(RESULT_FILE, result)
-        write_report(report_data(experiment, f"{task.name}: {len(request.seeds)} draws of shots"), path)
+        write_report(report_data(experiment, f"{task.name}: {counted(len(request.seeds), 'draw')} of shots"), path)
         return result
 
 

@@ -13,7 +13,6 @@ from fourshot.engine.machine.locks import exclusive_update
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.cells.run_folder import SHOTS_FILE
 from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.faults import as_word
 from fourshot.pipeline.student_card import STUDENT_FILE, is_text_student, load_student_card
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task import Task
@@ -170,8 +169,7 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
     adapters = [adapter for adapter in contents.adapters if adapter.name == name]
     for adapter in adapters:
         if adapter.folder.parent != registry.root:  # it would still be found without the link to it
-            own = f"fourshot adapters add {as_word(adapter.folder)} --adapters FOLDER"
-            remedy = f", or serve a folder of its own: {own}"
+            remedy = f", or serve a folder of its own: fourshot adapters add {adapter.folder} --adapters FOLDER"
             raise _keeps_a_run(f"{name} is a part of {registry.root / adapter.at}", root, remedy)
     folders = [adapter.folder for adapter in adapters]
     if entry := contents.in_context.get(name):  # a refused folder of that name may be the run that is to replace it

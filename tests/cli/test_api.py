@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import fourshot
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.task_file import given_task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -44,3 +46,14 @@ def test_errors_are_also_what_python_calls_them() -> None:
     with pytest.raises(fourshot.InputError) as error:
         fourshot.load_task("nothing_of_the_kind")
     assert isinstance(error.value, ValueError) and isinstance(error.value, fourshot.FourshotError)
+
+
+def test_a_task_can_be_made_of_public_types_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nIt crashed.,bug\nI paid twice.,billing\n")
+    labels = (fourshot.Label(name="bug"), fourshot.Label(name="billing"))
+    task = fourshot.Task(
+        name="t", instruction="i", noun="n", labels=labels, data=fourshot.DataSource(folder=str(tmp_path))
+    )
+    assert [example.label for example in TaskData(task, needs_test=False).train] == ["bug", "billing"]
+    pairs = fourshot.PairSource(folder=str(tmp_path), input_columns=("text",), target_column="label")
+    assert given_task(fourshot.GenerationTask(name="t", instruction="i", data=pairs)).data == pairs

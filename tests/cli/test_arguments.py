@@ -20,7 +20,6 @@ from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.arguments import checked, in_python
 from fourshot.pipeline.selective import Refusal
-from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import given_task, shipped_tasks
 
 pd = pytest.importorskip("pandas")
@@ -95,17 +94,6 @@ def test_a_task_that_is_made_in_python_is_checked_as_one_in_a_file_is(change: di
     for function in (fourshot.run, fourshot.compare, fourshot.distill):
         with pytest.raises(fourshot.InputError, match=message):
             function(task)
-
-
-def test_a_task_can_be_made_of_public_types_alone(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("text,label\nIt crashed.,bug\nI paid twice.,billing\n")
-    labels = (fourshot.Label(name="bug"), fourshot.Label(name="billing"))
-    task = fourshot.Task(
-        name="t", instruction="i", noun="n", labels=labels, data=fourshot.DataSource(folder=str(tmp_path))
-    )
-    assert [example.label for example in TaskData(task, needs_test=False).train] == ["bug", "billing"]
-    pairs = fourshot.PairSource(folder=str(tmp_path), input_columns=("text",), target_column="label")
-    assert given_task(fourshot.GenerationTask(name="t", instruction="i", data=pairs)).data == pairs
 
 
 def test_data_in_another_place_is_not_passed_over_for_a_task_that_is_made_in_python(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def test_its_row_is_the_mean_of_what_the_annotators_say_weighed_as_for_candidate
     gold = [runs.task.label_names.index(example.label) for example in test]
     assert row.accuracy == pytest.approx(float((expected.argmax(axis=1) == gold).mean()))
     assert (row.real_examples, row.synthetic_examples) == (4, 0)
-    assert "Mean of the annotators" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "Mean of the annotators" in report and f"{runs.task.name}: 1 draw of shots" in report
 
 
 def test_it_trains_nothing_that_fourshot_does_not_train_and_alone_writes_no_texts(

@@ -86,6 +86,7 @@ def test_accuracies_by_seed_are_in_the_order_of_the_seeds(runs: WholeRuns, tmp_p
         named = dict(zip(result.seeds, row.seed_accuracies, strict=True))
         assert named == {seed: by_seed[row.method, seed] for seed in (0, 1, 2)}
     assert result.seeds == [0, 1, 2], "the first of them has the settings that are stored"
+    assert "3 draws of shots" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
