@@ -27,7 +27,7 @@ def checked_strings(texts: Iterable[str], function: str) -> list[str]:
     return [str(text) for text in listed]
 
 
-def listed_texts(texts: Iterable[Given], function: str) -> list[Given]:
+def listed_texts(texts: Iterable[Given] | bytes | bytearray, function: str) -> list[Given]:
     """Return ``texts``, which may be an array or a generator, as a list of plain strings and objects.
 
     Raises InputError, which names the called ``function``, for a single text instead of a list, and for items that are

@@ -9,6 +9,7 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.corpus import filling
+from fourshot.pipeline.corpus import summary as summary_module
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -71,7 +72,7 @@ def test_writing_the_card_does_not_read_the_one_before_nor_a_task_twice(
 def test_the_shards_of_a_task_are_counted_for_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 400 tasks of ten shards, that was a quarter of the time of each card."""
     tasks, numbers = list[set[str]](), list[int]()
-    count = filling.counted
+    count = summary_module.counted
 
     def counted(task: Task, generate: GenerateSettings, journal: Sequence[ShardRecord]) -> ClassCounts:
         tasks.append({shard.task for shard in journal} - {task.name})
