@@ -86,9 +86,8 @@ def scores_behind_shots(
 ) -> "np.ndarray":
     """Return `label_scores` behind ``shots``, with filler that leaves room for the text ``filler_for``; None: without.
 
-    A text that leaves no room for all shots is scored behind fewer, without filler, so none is refused because of the
-    shots: a user's text may be longer than any candidate, and a candidate may have more tokens than a shot of its
-    length.
+    A text that leaves no room for all shots is scored behind fewer, without filler: a user's text may be longer than
+    any candidate, and a candidate may have more tokens than a shot of its length.
     """
     import numpy as np
 

@@ -89,7 +89,8 @@ def _num_that_fit(model: str, devices: Sequence[str], longest: int) -> int:
     if longest > LONG_TOKENS:
         from transformers import AutoConfig
 
-        bytes_beside = max(bytes_beside, text_bytes(AutoConfig.from_pretrained(model).get_text_config(), longest))
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+        bytes_beside = max(bytes_beside, text_bytes(config, longest))
     bytes_each = WEIGHTS_TIMES * base_bytes(model) + bytes_beside
     if not devices:
         return int(SHARE * free_bytes() / bytes_each)
