@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from fourshot.engine.checkpoints.models import TOKENIZERS
+
 
 class TokenCounter:
     """Counts the tokens of a text, by calling it; approximately for a fake model, which has no tokenizer."""
@@ -18,7 +20,7 @@ class TokenCounter:
             tokenizer.no_truncation()  # the file may store the limit of a training
             tokenizer.no_padding()
             self._encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
-        elif (folder / "config.json").exists():
+        elif any((folder / name).exists() for name in TOKENIZERS):
             from fourshot.engine.tokens import load_tokenizer
 
             slow = load_tokenizer(model_path)

@@ -79,7 +79,7 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         from fourshot.training.jobs.at_once import do_jobs_at_once, width
 
         prompts = (example.prompt for job in self.items for example in job.examples)
-        longest = token_counter(self.model_path)(max(prompts, key=len))
+        longest = token_counter(self.model_path)(max(prompts, key=len, default=""))
         among = width(self.model_path, len(self.items), self.placement.at_once, longest)
         if among.at_once == 1 and among.threads == available_cores():
             return None
