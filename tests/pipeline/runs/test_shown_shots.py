@@ -116,8 +116,8 @@ def test_a_forecast_counts_what_prompts_with_shots_change(tmp_path: Path) -> Non
     assert calls[0] - calls[1] > 100, "LoRA on the shots is calibrated on candidates"
     assert tokens[0] > tokens[1]
     annotated = []
-    for run in (shown, never):
-        annotate = msgspec.structs.replace(run.settings.annotate, average="first")
+    for run, shows in ((shown, "always"), (never, "never")):
+        annotate = msgspec.structs.replace(run.settings.annotate, average="first", show_shots=shows)
         settings = msgspec.structs.replace(run.settings, annotate=annotate)
         averaging = Experiment(run.data, MODEL, settings, ["fourshot"], run.seeds, run.root.with_name("averaging"))
         work = teaching_work(averaging, {"annotate": 100}, SPEED, writes=False)
