@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -17,11 +18,13 @@ from tests.pipeline.task_folders import write_jsonl
 LABELS = ("billing", "login")  # two of the demo's five, to generate and annotate less, with shorter prompts
 
 BRIEF = (
-    *("--per-class", "3", "--allow-short", "--json"),
-    *("--set", "generate.draws_per_round=4", "--set", "generate.max_candidates=12", "--set", "generate.max_tokens=20"),
-    *("--set", "train.max_steps=12", "--set", "train.target_modules=['q_proj','v_proj']"),
-    *("--set", "annotate.show_shots=never"),  # so few texts calibrate nothing; adapters that see no shots do
+    *("--per-class", "8", "--allow-short", "--json"),
+    # So many candidates calibrate the classifiers: fewer than 20 of them, without those that are learnt, would not.
+    *("--set", "generate.draws_per_round=16", "--set", "generate.max_candidates=48"),
+    *("--set", "generate.max_tokens=20", "--set", "train.max_steps=12"),
+    *("--set", "train.target_modules=['q_proj','v_proj']"),
 )
+KILL_S = 120.0  # in which a file must exist that a kill waits for
 
 
 class OutputLine(msgspec.Struct):
@@ -60,14 +63,20 @@ def run(folder: Path, base: str, *options: str) -> list[Event]:
     return [event for line in out.splitlines() if (event := event_of(line))]
 
 
-def kill_when(folder: Path, base: str, due: Callable[[Event], bool]) -> None:
-    """Run until an event is ``due``, then kill the process as a power cut would. Its child must end with it."""
+def kill_when(folder: Path, base: str, due: Callable[[Event], bool], file: str = "") -> None:
+    """Run until an event is ``due``, then kill the process as a power cut would. Its child must end with it.
+
+    ``file``: a pattern of files in ``folder``, one of which must exist, too.
+    """
     process = start(folder, base)
     assert process.stdout
     try:
         for line in process.stdout:
             event = event_of(line)
             if event and due(event):
+                given_up_s = time.monotonic() + KILL_S
+                while file and not any(folder.glob(file)) and time.monotonic() < given_up_s:
+                    time.sleep(0.005)
                 break
         else:
             stderr = process.communicate()[1].decode()[-2000:]

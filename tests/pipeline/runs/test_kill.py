@@ -1,7 +1,8 @@
 """kill -9 in every stage, and the same command again: what was finished is kept, and the result is the undisturbed one.
 
 The bytes of texts, verdicts, shots and adapters are equal, and so is every answer; only times differ. That holds for
-the same machine, versions and number of threads (docs/faults.md).
+the same machine, versions and number of threads (docs/faults.md). The annotators see the shots in their prompts, as
+they do by default, and calibrate both classifiers.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.engine.machine.files import read_json
 from fourshot.engine.probe import TOLERANCE, ProbeResult
 from fourshot.pipeline.card import PROBED_FILE, load_card
-from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE
+from fourshot.pipeline.cells.calibrating import CALIBRATED_FILE, CalibrationResult
 from fourshot.pipeline.cells.measuring import Evaluation
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.events import Event
@@ -21,12 +23,14 @@ from tests.pipeline.runs import interrupted
 
 TEXTS = ("shots.json", "committee.json", "candidates.jsonl", "verdicts.jsonl")
 
-# By stage, an event after which something of the stage is done and something is not.
-DEATHS: dict[str, Callable[[Event], bool]] = {
-    "annotators": lambda event: event.stage == "train" and "2 of 4" in event.message,
-    "generate": lambda event: event.stage == "generate" and ", round 1:" in event.message,
-    "train": lambda event: event.stage == "train" and "1 of 1" in event.message,
-    "evaluate": lambda event: event.stage == "evaluate" and event.done == 1,
+# By stage, an event after which something of the stage is done and something is not, and a file that must exist, too.
+# A round whose texts are all drawn is being annotated; an adapter that was probed is being calibrated.
+DEATHS: dict[str, tuple[Callable[[Event], bool], str]] = {
+    "annotators": (lambda event: event.stage == "train" and "2 of 4" in event.message, ""),
+    "annotate": (lambda event: "sampling round 2" in event.message and event.done == event.total, ""),
+    "train": (lambda event: event.stage == "train" and "1 of 1" in event.message, ""),
+    "calibrate": (lambda event: event.stage == "evaluate", f"adapters/*/*/{PROBED_FILE}"),
+    "evaluate": (lambda event: event.stage == "evaluate" and event.done == 1, ""),
 }
 Killed = tuple[Path, dict[str, dict[str, int]], list[Event]]
 
@@ -38,8 +42,8 @@ def both(narrow_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     finished = {}
     with ThreadPoolExecutor() as beside:
         other = beside.submit(interrupted.run, undisturbed, narrow_model)
-        for stage, due in DEATHS.items():
-            interrupted.kill_when(folder, narrow_model, due)
+        for stage, (due, file) in DEATHS.items():
+            interrupted.kill_when(folder, narrow_model, due, file)
             finished[stage] = finished_files(folder)
         last = interrupted.run(folder, narrow_model)
         other.result()
@@ -101,7 +105,9 @@ def test_the_classifiers_are_calibrated_the_same(undisturbed: Path, killed: Kill
     resumed, expected = (sorted(folder.glob(f"adapters/*/*/{CALIBRATED_FILE}")) for folder in (killed[0], undisturbed))
     assert [file.read_bytes() for file in resumed] == [file.read_bytes() for file in expected] and len(resumed) == 2
     card = load_card(find_adapter(undisturbed))
-    assert card.calibrated_on == "8 shots that adapters were trained without"
+    assert card.calibrated_on.endswith("candidates that it did not learn, to be as sure of them as its annotators")
+    results = [read_json(file, CalibrationResult) for file in expected]
+    assert {(result.num_read > 0, result.num_estimated > 0) for result in results} == {(True, False), (False, True)}
     assert card.scores and card.scores.ece_before is not None
     assert card.coverage and card.coverage.source == "test split"
 
@@ -111,7 +117,7 @@ def test_what_was_finished_at_a_death_was_not_done_again(
 ) -> None:
     folder, finished, _ = killed
     adapters = {stage: sum("adapters" in name for name in files) for stage, files in finished.items()}
-    assert adapters == {"annotators": 1, "generate": 5, "train": 5, "evaluate": 6}
+    assert adapters == {"annotators": 1, "annotate": 5, "train": 5, "calibrate": 6, "evaluate": 6}
     assert 1 <= len(finished["evaluate"]) - adapters["evaluate"] < 4  # scores
     at_the_end = finished_files(folder)
     for stage, files in finished.items():
