@@ -21,7 +21,7 @@ from fourshot.pipeline.events import Event
 from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.runs import interrupted
 
-TEXTS = ("shots.json", "committee.json", "candidates.jsonl", "verdicts.jsonl")
+TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl")
 
 # By stage, an event after which something of the stage is done and something is not, and a file that must exist, too.
 # A round whose texts are all drawn is being annotated; an adapter that was probed is being calibrated.

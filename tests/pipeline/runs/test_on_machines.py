@@ -195,7 +195,7 @@ def test_a_distillation_loses_nothing_with_a_machine(machines: Machines, tmp_pat
 
 def made_in(folder: Path) -> dict[str, bytes]:
     """What a run draws, annotates and trains, by its place in the folder."""
-    names = ("candidates.jsonl", "verdicts.jsonl", "committee.json", GENERATED_FILE, ADAPTER_WEIGHTS)
+    names = ("candidates.jsonl", "verdicts.jsonl", GENERATED_FILE, ADAPTER_WEIGHTS)
     return {str(file.relative_to(folder)): file.read_bytes() for name in names for file in folder.rglob(name)}
 
 
