@@ -9,6 +9,11 @@ from fourshot.pipeline.rows.fields import Given
 from fourshot.pipeline.rows.labels.cells import INVISIBLE
 
 VISIBLE = rf"[^{INVISIBLE}]"
+NO_LISTS: dict[type, str] = {  # what is no list of texts -> how a message calls it, and the remedy
+    str: "one string. Put it in a list.",
+    **dict.fromkeys((bytes, bytearray), "bytes. Decode it, and put it in a list."),
+    **dict.fromkeys((set, frozenset), "a set, which has no order. Give a list."),
+}
 
 
 def checked_texts(texts: Iterable[Given], function: str) -> list[Given]:
@@ -34,12 +39,8 @@ def listed_texts(texts: Iterable[Given] | bytes | bytearray, function: str) -> l
     not texts.
     """
     expected = f"{function} takes a list of texts"
-    if isinstance(texts, bytes | bytearray):
-        raise InputError(f"{expected}, got bytes. Decode it, and put it in a list.")
-    if isinstance(texts, set | frozenset):  # unlike the keys of a dictionary
-        raise InputError(f"{expected}, got a set, which has no order. Give a list.")
-    if isinstance(texts, str | Mapping):
-        raise InputError(f"{expected}, got one {'string' if isinstance(texts, str) else 'object'}. Put it in a list.")
+    if isinstance(texts, str | Mapping | bytes | bytearray | set | frozenset):
+        raise InputError(f"{expected}, got {NO_LISTS.get(type(texts), 'one object. Put it in a list.')}")
     if getattr(texts, "ndim", 1) != 1:  # iterating over a data frame gives the names of its columns
         raise InputError(
             f"{expected}, got a {type(texts).__name__}. Give its column of texts; for a task with fields, a dictionary "
