@@ -18,13 +18,14 @@ from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.run import RUN_METHODS
 from fourshot.pipeline.synthesis.evidence import PROBABILITY_FLOOR, KindEvidence
-from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, texts_of
 from tests.pipeline.test_settings import Listener
 
 SETTINGS = RunSettings(
     k=2,
     generate=GenerateSettings(per_class=4, draws_per_round=40, max_candidates=80),
+    annotate=AnnotateSettings(weights="held_out"),  # by default, annotators that see shots are not weighted
     allow_short=True,
 )
 

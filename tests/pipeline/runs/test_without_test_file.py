@@ -8,11 +8,14 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.run import RunRequest, RunSummary, do_run, plan_run
-from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of
 
 SETTINGS = RunSettings(
-    k=2, generate=GenerateSettings(per_class=4, draws_per_round=40, max_candidates=80), allow_short=True
+    k=2,
+    generate=GenerateSettings(per_class=4, draws_per_round=40, max_candidates=80),
+    annotate=AnnotateSettings(show_shots="never"),  # so that held-out shots calibrate: there are few texts
+    allow_short=True,
 )
 
 

@@ -21,7 +21,7 @@ JOB = TrainingJob(
     examples=tuple(notes.examples()),
     held_out=tuple(notes.examples(("Toast.",), ("Sleet.",))),
     labels=notes.WORDS,
-    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3, min_warmup_steps=0, learning_rate=0.01),
+    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3, min_warmup_steps=0, learning_rate=0.003),
 )
 
 
