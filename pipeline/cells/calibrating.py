@@ -1,8 +1,8 @@
 """Calibration of a finished classifier on the data of a run, without test labels.
 
 A classifier's predictions on its own training texts say nothing about its calibration. The mean confidence of one of
-synthetic texts, on candidates that it was not trained on, is made equal to that of the annotators. These are weighted
-on shots that they have not seen, so their confidence is based on labels. The training targets of a classifier of
+synthetic texts, on candidates that it was not trained on, is made equal to that of the annotators. Where these leave
+shots out, they are weighted on them, so their confidence is based on labels. The training targets of a classifier of
 probabilities are not used: they are more confident than the annotators, and say nothing about their accuracy
 (docs/training-log.md has the measurements).
 
