@@ -15,6 +15,7 @@ from fourshot.engine.machine.files import append_lines, check_mounted, keep_line
 from fourshot.engine.machine.locks import held_lock
 from fourshot.pipeline.faults import clipped
 from fourshot.pipeline.settings.earlier_names import decode_stored
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 
 MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # the layout of prompts; absent where they have no filler, as in earlier versions
@@ -27,28 +28,43 @@ BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # 
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names in a run's or comparison's folder begin
 UNALIGNED = "the folder was begun without filler before prompts (align), and continues without it"
 UNSHOWN = "the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
+UNSMOOTHED = "the folder was begun with another training of the annotators (label_smoothing), and continues with it"
 HELD_OUT = "the folder was begun with annotators that each leave some shots out (weights), and continues with them"
+# Layouts that a folder of an earlier version keeps, where a call has today's defaults: name, then, now.
+DEFAULT = AnnotateSettings()
+CONTINUED = (
+    ("align", False, True),
+    ("show_shots", "never", DEFAULT.show_shots),
+    ("label_smoothing", 0.0, DEFAULT.label_smoothing),
+    ("sequences_per_step", 2, DEFAULT.sequences_per_step),
+)
+OF_ANNOTATORS = ("show_shots", "label_smoothing", "sequences_per_step")
 REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """The layout of prompts, fixed when a folder is begun."""
+    """The layout of prompts, and how annotators that see shots are trained: fixed when a folder is begun."""
 
     align: bool = False
     filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
     show_shots: str = "never"  # `AnnotateSettings.show_shots`; earlier versions did not show annotators any
     weights: str = "held_out"  # the meaning of "auto" in `AnnotateSettings.weights`; earlier versions had no "auto"
+    label_smoothing: float = 0.0  # `AnnotateSettings.label_smoothing`; earlier versions had none
+    sequences_per_step: int = 2  # `AnnotateSettings.sequences_per_step`; earlier versions always had two
 
     @classmethod
-    def now(cls, align: bool, show_shots: str = "auto") -> "Layout":
+    def now(cls, align: bool, annotate: AnnotateSettings = DEFAULT) -> "Layout":
         """Return the layout of a folder that this version begins."""
-        return cls(align=align, filler=FILLER_KIND if align else "", show_shots=show_shots, weights="auto")
+        of_annotators = {name: getattr(annotate, name) for name in OF_ANNOTATORS}
+        return cls(align=align, filler=FILLER_KIND if align else "", weights="auto", **of_annotators)
 
 
 class _BegunAnnotating(msgspec.Struct, frozen=True):
     show_shots: str = "never"
     weights: str = "held_out"
+    label_smoothing: float = 0.0
+    sequences_per_step: int = 2
 
 
 class _BegunWith(msgspec.Struct, frozen=True):
@@ -188,7 +204,8 @@ class WorkFolder:
     def layout(self, layout: Layout) -> Layout:
         """Return the folder's layout; ``layout`` for a new one.
 
-        A folder that was begun without filler stays without, and so does one whose annotators were shown no shots.
+        A folder of an earlier version stays without filler, and without shots in its annotators' prompts. If they see
+        shots, they are trained as before.
 
         Raises RunFolderError where it was begun with filler, and ``layout`` has none or this version has another kind.
         """
@@ -200,9 +217,10 @@ class WorkFolder:
                 f"{self.path} was begun by an earlier version, whose filler before prompts (align) this one does not "
                 "support. Give another folder (--out), or continue with the version that began it."
             )
-        for name, setting in {"align": "align", "show_shots": "annotate.show_shots"}.items():
+        for name in ("align", *OF_ANNOTATORS):
+            setting = name if name == "align" else f"annotate.{name}"
             then, now = getattr(stored_layout, name), getattr(layout, name)
-            if then != now and (then, now) not in ((False, True), ("never", "auto")):
+            if then != now and (name, then, now) not in CONTINUED:
                 raise RunFolderError(
                     f"{self.path} was begun with {setting} = {then}, but this call sets {now}. Set it as it was (--set "
                     f"{setting}=...), or give another folder (--out)."
@@ -217,7 +235,8 @@ class WorkFolder:
             return Layout()  # the manifests of a comparison are in subfolders
         annotate = settings.annotate
         weights = annotate.weights if annotate.weights == "auto" else Layout().weights
-        return msgspec.structs.replace(Layout.now(settings.align, annotate.show_shots), weights=weights)
+        of_annotators = {name: getattr(annotate, name) for name in OF_ANNOTATORS}
+        return msgspec.structs.replace(Layout.now(settings.align), weights=weights, **of_annotators)
 
     def keep_layout(self, layout: Layout) -> None:
         """Write the layout, unless it is that of the first version. To be called before the manifest is written."""

@@ -11,6 +11,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.work_folder import OF_ANNOTATORS
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +82,7 @@ def _soft(display_name: str, *, mixed: float = 0.5, **changes: Any) -> Method:
     """Return a method with the preset "soft" and ``changes`` to its annotators; ``mixed``: see `VarietySettings`."""
 
     def changed(base: RunSettings) -> RunSettings:
-        preset, layout = PRESETS["soft"], {"show_shots": base.annotate.show_shots}
+        preset, layout = PRESETS["soft"], {name: getattr(base.annotate, name) for name in OF_ANNOTATORS}
         return msgspec.structs.replace(
             base,
             generate=preset.generate,

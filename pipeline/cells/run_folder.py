@@ -16,7 +16,17 @@ from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
-from fourshot.pipeline.work_folder import HELD_OUT, UNALIGNED, UNSHOWN, Layout, M, Manifest, WorkFolder
+from fourshot.pipeline.work_folder import (
+    HELD_OUT,
+    OF_ANNOTATORS,
+    UNALIGNED,
+    UNSHOWN,
+    UNSMOOTHED,
+    Layout,
+    M,
+    Manifest,
+    WorkFolder,
+)
 
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
@@ -59,7 +69,8 @@ class ExperimentManifest(Manifest, frozen=True, kw_only=True):
         fields["settings"].pop("allow_short")
         fields["settings"].pop("calibrate")  # calibration follows after all trainings
         fields["settings"].pop("align")  # recorded in `LAYOUT_FILE`; manifests of earlier versions do not have it
-        fields["settings"]["annotate"].pop("show_shots")  # the same
+        for name in OF_ANNOTATORS:  # the same
+            fields["settings"]["annotate"].pop(name)
         return fields
 
 
@@ -81,15 +92,19 @@ def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings,
 
     Raises RunFolderError where the folder was begun with another layout, see `WorkFolder.layout`.
     """
-    shows = settings.annotate.show_shots
-    layout = WorkFolder(root).layout(Layout.now(settings.align, shows))
+    current = Layout.now(settings.align, settings.annotate)
+    layout = WorkFolder(root).layout(current)
     is_auto = settings.annotate.weights == "auto"
     weights = layout.weights if is_auto else settings.annotate.weights
-    annotate = msgspec.structs.replace(settings.annotate, show_shots=layout.show_shots, weights=weights)
+    of_annotators = {name: getattr(layout, name) for name in OF_ANNOTATORS}
+    annotate = msgspec.structs.replace(settings.annotate, weights=weights, **of_annotators)
+    sees_shots = layout.show_shots != "never"
+    trained_otherwise = any(getattr(layout, name) != getattr(current, name) for name in OF_ANNOTATORS[1:])
     notes = {
         UNALIGNED: layout.align != settings.align,
-        UNSHOWN: layout.show_shots != shows,
-        HELD_OUT: is_auto and weights != "auto" and layout.show_shots != "never",
+        UNSHOWN: layout.show_shots != current.show_shots,
+        HELD_OUT: is_auto and weights != "auto" and sees_shots,
+        UNSMOOTHED: sees_shots and trained_otherwise,
     }
     changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
     return layout, changed, [note for note, differs in notes.items() if differs]

@@ -18,6 +18,7 @@ from fourshot.engine.context import within_context
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, context
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.examples import ShownLabel, TrainingExample
@@ -25,29 +26,35 @@ from fourshot.training.lora.settings import LoraSettings
 
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
 MOST_STEPS = 40  # however many shots there are: sequences of more shots are longer
-SEQUENCES_PER_STEP = 2
+MOST_PER_STEP = 2  # sequences
 MOST_TOKENS = 1024  # of a sequence; memory and time of a step grow with the square of its length
 
 
 def sequence_examples(
-    task: Task, shots: Sequence[Example], form: PromptFormat, settings: LoraSettings, model_path: str, seed: int
+    task: Task, shots: Sequence[Example], form: PromptFormat, settings: RunSettings, model_path: str, seed: int
 ) -> tuple[tuple[TrainingExample, ...], LoraSettings]:
     """Return sequences of ``shots``, and the settings of a training that sees each of them once.
 
     ``form``: of the prompts. A sequence ends at `MOST_TOKENS`, or before the engine's context does.
     """
-    planned = settings.planned_steps(len(shots), len(task.labels))
-    steps = max(settings.min_steps, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
-    steps = min(steps, settings.max_steps or steps)
+    train = settings.train
+    planned = train.planned_steps(len(shots), len(task.labels))
+    steps = max(train.min_steps, min(MOST_STEPS, TIMES_AS_MANY_STEPS * planned))
+    steps = min(steps, train.max_steps or steps)
     draw, room = random.Random(f"{seed}/sequences"), _room(task, form, model_path)
     tokens = _tokens(task, shots, form, model_path)
-    examples = []
-    for _ in range(steps * SEQUENCES_PER_STEP):
+    sequences = []
+    for _ in range(steps * MOST_PER_STEP):
         sequence = drawn_sequence(shots, draw)
         fitting = sum(1 for total in accumulate(tokens[shot] for shot in sequence) if total <= room)
-        examples.append(_example(task, sequence[: max(1, fitting)], form))
-    once = {"batch_size": SEQUENCES_PER_STEP, "num_epochs": 1.0, "min_steps": 1, "max_steps": 0}
-    return tuple(examples), msgspec.structs.replace(settings, **once)
+        sequences.append(sequence[: max(1, fitting)])
+    has_enough = sum(map(len, sequences)) >= train.batch_size * len(sequences)  # labels in one sequence, on average
+    at_once = settings.annotate.sequences_per_step or (1 if has_enough else MOST_PER_STEP)
+    examples = [_example(task, sequence, form) for sequence in sequences[: steps * at_once]]
+    once = {"batch_size": at_once, "num_epochs": 1.0, "min_steps": 1, "max_steps": 0}
+    if settings.learnt_verbalizer == "token":
+        once["label_smoothing"] = max(train.label_smoothing, settings.annotate.label_smoothing)
+    return tuple(examples), msgspec.structs.replace(train, **once)
 
 
 def drawn_sequence(shots: Sequence[Example], draw: random.Random) -> list[Example]:

@@ -48,7 +48,7 @@ def annotator_jobs(task: Task, model: ResolvedModel, writer: MethodCell) -> list
     for number, (left_out, (form, shown)) in enumerate(zip(left_outs, shots_shown(writer), strict=True)):
         own, seed = _without(writer.shots, left_out), writer.seed + 1000 * number
         if shown:
-            examples, brief = sequence_examples(task, own, form, settings.train, model.path, seed)
+            examples, brief = sequence_examples(task, own, form, settings, model.path, seed)
             of_shots.append(msgspec.structs.replace(as_job(examples, seed=seed), settings=brief))
         else:
             of_shots.append(as_job(classification_examples(task, own, form), seed=seed))

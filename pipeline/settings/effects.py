@@ -16,11 +16,11 @@ from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunS
 
 MOST_LISTED = 8  # settings that are named for one reason
 OF_FOLDS = ("annotate.fold_weight", "annotate.fold_epochs", "annotate.pool_per_class")
+OF_SEQUENCES = ("annotate.label_smoothing", "annotate.sequences_per_step")
 OF_COMMITTEE = (
-    *(
-        f"annotate.{name}"
-        for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average", "show_shots")
-    ),
+    *(f"annotate.{name}" for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average")),
+    "annotate.show_shots",
+    *OF_SEQUENCES,
     *OF_FOLDS,
 )
 OF_PROBABILITIES = (  # as training targets
@@ -76,6 +76,8 @@ def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
         yield Unused(["variety.shots_shown"], "prompts show all k shots of a class already")
     if settings.train.min_warmup_steps and not settings.train.warmup:
         yield Unused(["train.min_warmup_steps"], "train.warmup is 0")
+    if settings.annotate.show_shots == "never":
+        yield Unused(OF_SEQUENCES, "annotate.show_shots is 'never'")
 
 
 def unused_in_corpus(settings: RunSettings) -> list[Unused]:

@@ -122,6 +122,9 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # Whether the prompts of these adapters show the shots, in training and annotation (docs/design.md). auto: below 16
     # classes and up to 64 shots, unless average is first. Never with a single shot of a class or other wordings.
     show_shots: Literal["auto", "always", "never"] = "auto"
+    # Of the training of adapters that see shots, on sequences of shots. Smoothing is only for labels of one token.
+    label_smoothing: float = 0.1  # share of the target that is spread over all labels; at least train.label_smoothing
+    sequences_per_step: Literal[0, 1, 2] = 0  # 0: one, or two where one has fewer labels than train.batch_size
     # first: the average of adapters with equal prompts annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
     average: Literal["auto", "first", "never"] = "auto"
@@ -145,6 +148,8 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "confidence must be from 0 to 1, num_adapters at least 0, folds 0 or at least 2; got "
                 f"{self.confidence}, {self.num_adapters} and {self.folds}."
             )
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"annotate.label_smoothing must be from 0 to below 1, got {self.label_smoothing}.")
         if self.pool_per_class < 2 or not 0 < self.fold_weight < math.inf or not self.wordings:
             raise InputError(
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
@@ -156,9 +161,7 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"{self.soft_temperature}, {self.intended_odds} and {self.soft_epochs}."
             )
         if self.in_context < 0 or self.num_encoders < 0:
-            raise InputError(
-                f"in_context and num_encoders must be at least 0, got {self.in_context} and {self.num_encoders}."
-            )
+            raise InputError(f"in_context and num_encoders must be at least 0: {self.in_context}, {self.num_encoders}.")
         if self.annotator == "adapters" and not self.num_annotators:
             raise InputError(
                 "num_adapters, in_context, num_encoders and folds are all 0, so there is no annotator. Set one of "
@@ -208,10 +211,8 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     prompt_style: PromptStyle = "plain"  # chat: the base's chat template; auto: the style that labels more shots right
-    # What adapters learn to predict for a label: a single token, or its whole word.
-    verbalizer: Literal["token", "word"] = "token"
-    # What a base without an adapter predicts: whole words, or prefixes that distinguish them; auto: the latter for many
-    # labels.
+    verbalizer: Literal["token", "word"] = "token"  # what adapters learn to predict for a label: one token, or its word
+    # What a base without an adapter predicts: words, or prefixes that distinguish them; auto: these for many labels.
     base_verbalizer: Literal["auto", "word", "prefix"] = "auto"
     shot_weight: float = 1.0  # of a real example's loss; that of a synthetic one is 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
@@ -283,8 +284,7 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
-    # Every well-formed text is learnt with a committee's probabilities: adapters, and the base in context
-    # (docs/design.md).
+    # Every well-formed text is learnt with a committee's probabilities: adapters, and the base in context.
     "soft": RunSettings().for_soft,
     # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(

@@ -15,7 +15,7 @@ from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.cells.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.distillation.annotating import AnnotationManifest
-from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.task import DataSource, Example, Label, Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE, Layout, WorkFolder
 
@@ -197,7 +197,8 @@ def test_a_folder_in_which_nothing_was_made_before_bad_input_is_left_as_it_was(t
 
 
 def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
-    aligned, plain, earlier = Layout.now(True, "never"), Layout.now(False, "never"), Layout()
+    unshown = AnnotateSettings(show_shots="never")
+    aligned, plain, earlier = Layout.now(True, unshown), Layout.now(False, unshown), Layout()
     new, old = WorkFolder(tmp_path / "new"), WorkFolder(tmp_path / "old")
     assert new.layout(aligned) == aligned and new.layout(plain) == plain
     new.path.mkdir()
@@ -221,7 +222,13 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
         new.layout(plain)
     assert new.layout(Layout.now(True)) == earlier_aligned, "and it knew no annotators that see shots"
     new.write("manifest.json", {"settings": {"align": True, "annotate": {"show_shots": "auto", "weights": "auto"}}})
+    trained_as_before = {"label_smoothing": 0.0, "sequences_per_step": 2}
+    assert new.layout(Layout.now(True)) == msgspec.structs.replace(Layout.now(True), **trained_as_before)
+    annotate = msgspec.to_builtins(AnnotateSettings())
+    new.write("manifest.json", {"settings": {"align": True, "annotate": annotate}})
     assert new.layout(Layout.now(True)) == Layout.now(True)
+    with pytest.raises(RunFolderError, match=r"annotate.label_smoothing = 0.1, but this call sets 0.2.*--out"):
+        new.layout(Layout.now(True, AnnotateSettings(label_smoothing=0.2)))
     new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
     for layout in (aligned, plain):
         with pytest.raises(RunFolderError, match=r"earlier version.*--out"):

@@ -16,10 +16,10 @@ from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.cells import shot_sequences
 from fourshot.pipeline.cells.calibrators import annotators_calibrate
 from fourshot.pipeline.cells.cell import MethodCell, SeedExamples, method_cells
-from fourshot.pipeline.cells.shot_sequences import MOST_TOKENS, SEQUENCES_PER_STEP, drawn_sequence, sequence_examples
+from fourshot.pipeline.cells.shot_sequences import MOST_TOKENS, drawn_sequence, sequence_examples
 from fourshot.pipeline.cells.trainings import annotator_jobs, committee
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
-from fourshot.pipeline.synthesis.settings import FEW_CLASSES, FEW_SHOTS, RunSettings
+from fourshot.pipeline.synthesis.settings import FEW_CLASSES, FEW_SHOTS, AnnotateSettings, RunSettings
 from fourshot.pipeline.task import Example
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.token_counter import token_counter
@@ -28,6 +28,7 @@ from tests.engine.tiny_models import tokenizer_of
 
 TASK = load_task("support_tickets")
 NAMES = TASK.label_names
+DEFAULT = AnnotateSettings()
 SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in range(4) for name in NAMES)
 TURNS = ChatTurns(begin="<u>", answer="</u><a>", next="</a><u>", open="</u><a>", template_hash="x")
 
@@ -51,16 +52,16 @@ def test_no_label_can_be_guessed_from_those_before_it() -> None:
 
 @pytest.mark.parametrize("chat", [None, TURNS])
 def test_each_label_of_a_sequence_is_where_it_says(chat: ChatTurns | None) -> None:
-    settings = LoraSettings()
+    settings = RunSettings()
     examples, once = sequence_examples(TASK, SHOTS, PromptFormat(chat=chat), settings, "nowhere", seed=3)
-    assert settings.planned_steps(len(SHOTS), len(NAMES)) == 40, "the most"
+    assert settings.train.planned_steps(len(SHOTS), len(NAMES)) == 40, "the most"
     assert once.planned_steps(len(examples), len(NAMES)) == 40
-    assert len(examples) == 40 * SEQUENCES_PER_STEP
+    assert len(examples) == 40
     two = [shot for shot in SHOTS if shot.label in NAMES[:2]]
     task = msgspec.structs.replace(TASK, labels=TASK.labels[:2])
     few, brief = sequence_examples(task, two, PromptFormat(chat=chat), settings, "nowhere", seed=3)
-    assert brief.planned_steps(len(few), 2) == 2 * settings.planned_steps(len(two), 2) == 20
-    bounded = msgspec.structs.replace(settings, max_steps=7)
+    assert brief.planned_steps(len(few), 2) == 2 * settings.train.planned_steps(len(two), 2) == 20
+    bounded = RunSettings(train=LoraSettings(max_steps=7))
     assert len(sequence_examples(task, two, PromptFormat(chat=chat), bounded, "nowhere", seed=3)[0]) == 14
     words = TASK.label_words
     for example in examples:
@@ -77,7 +78,7 @@ def test_each_label_of_a_sequence_is_where_it_says(chat: ChatTurns | None) -> No
 def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def longest(room: int) -> int:
         monkeypatch.setattr(shot_sequences, "_room", lambda *_: room)
-        examples, _ = sequence_examples(TASK, SHOTS, PromptFormat(), LoraSettings(), "nowhere", seed=0)
+        examples, _ = sequence_examples(TASK, SHOTS, PromptFormat(), RunSettings(), "nowhere", seed=0)
         return max(len(example.shown) for example in examples)  # type: ignore[arg-type]
 
     assert longest(10_000) > 5
@@ -88,18 +89,49 @@ def test_a_sequence_ends_before_the_context_does(monkeypatch: pytest.MonkeyPatch
 def test_a_sequence_of_long_texts_is_bounded_whatever_the_context_is() -> None:
     """Six reviews of 300 words would fill 2,048 tokens; without shots, a prompt has 400."""
     shots = [Example(text=f"{'word ' * 280}{name} {number}", label=name) for name in NAMES for number in range(3)]
-    examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), "nowhere", seed=0)
+    examples, _ = sequence_examples(TASK, shots, PromptFormat(), RunSettings(), "nowhere", seed=0)
     tokens = [token_counter("nowhere")(example.prompt) for example in examples]
     assert MOST_TOKENS / 2 < max(tokens) <= MOST_TOKENS
 
 
 def test_however_many_shots_there_are_there_are_at_most_forty_steps_unless_more_are_requested() -> None:
     shots = [Example(text=f"{name} number {number}", label=name) for number in range(40) for name in NAMES]
-    settings = LoraSettings()
-    assert settings.planned_steps(len(shots), len(NAMES)) > 40
+    assert LoraSettings().planned_steps(len(shots), len(NAMES)) > 40
     for least, steps in ((0, 40), (60, 60)):
-        own = msgspec.structs.replace(settings, min_steps=least)
-        assert len(sequence_examples(TASK, shots, PromptFormat(), own, "nowhere", seed=0)[0]) == 2 * steps
+        own = RunSettings(train=LoraSettings(min_steps=least))
+        assert len(sequence_examples(TASK, shots, PromptFormat(), own, "nowhere", seed=0)[0]) == steps
+
+
+def test_a_step_has_two_sequences_where_one_has_too_few_labels() -> None:
+    def per_step(shots: list[Example], annotate: AnnotateSettings = DEFAULT, batch_size: int = 8) -> int:
+        task = msgspec.structs.replace(TASK, labels=tuple(label for label in TASK.labels if label.name in names(shots)))
+        settings = RunSettings(annotate=annotate, train=LoraSettings(batch_size=batch_size))
+        examples, brief = sequence_examples(task, shots, PromptFormat(), settings, "nowhere", seed=0)
+        assert len(examples) == brief.batch_size * brief.planned_steps(len(examples), len(task.labels))
+        return brief.batch_size
+
+    def names(shots: list[Example]) -> set[str]:
+        return {shot.label for shot in shots}
+
+    of_two = [shot for shot in SHOTS if shot.label in NAMES[:2]]
+    assert per_step([*SHOTS]) == 1, "ten labels on average"
+    assert per_step(of_two) == 2, "six"
+    assert per_step(of_two, batch_size=4) == 1
+    assert per_step([*SHOTS], AnnotateSettings(sequences_per_step=2)) == 2, "earlier versions always had two"
+
+
+@pytest.mark.parametrize(
+    ("settings", "smoothing"),
+    [
+        (RunSettings(), 0.1),
+        (RunSettings(annotate=AnnotateSettings(label_smoothing=0.0)), 0.0),
+        (RunSettings(train=LoraSettings(label_smoothing=0.3)), 0.3),
+        (RunSettings(verbalizer="word"), 0.0),
+    ],
+)
+def test_targets_are_smoothed_where_a_label_is_one_token(settings: RunSettings, smoothing: float) -> None:
+    _, brief = sequence_examples(TASK, SHOTS, PromptFormat(), settings, "nowhere", seed=0)
+    assert brief.label_smoothing == smoothing
 
 
 def test_tokens_of_a_sequence_are_counted_exactly_without_tokenizer_json_too(tmp_path: Path) -> None:
@@ -117,7 +149,7 @@ def test_tokens_of_a_sequence_are_counted_exactly_without_tokenizer_json_too(tmp
             (tmp_path / "merges.txt").write_text("\n".join(merges))
             (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
             (tmp_path / "tokenizer.json").unlink()
-        examples, _ = sequence_examples(TASK, shots, PromptFormat(), LoraSettings(), str(tmp_path), seed=0)
+        examples, _ = sequence_examples(TASK, shots, PromptFormat(), RunSettings(), str(tmp_path), seed=0)
         longest.append(max(map(len, encode_prompts(load_tokenizer(tmp_path), [e.prompt for e in examples]))))
     assert longest[0] == longest[1] <= 200
 
