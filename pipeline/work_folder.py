@@ -28,17 +28,17 @@ BEGINNING = (MANIFEST_FILE, LAYOUT_FILE, "shots.json", "log.txt", LOCK_FILE)  # 
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names in a run's or comparison's folder begin
 UNALIGNED = "the folder was begun without filler before prompts (align), and continues without it"
 UNSHOWN = "the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
-UNSMOOTHED = "the folder was begun with another training of the annotators (label_smoothing), and continues with it"
+LONGER = "the folder was begun with another training of its annotators (converged_loss), and continues with it"
 HELD_OUT = "the folder was begun with annotators that each leave some shots out (weights), and continues with them"
 # Layouts that a folder of an earlier version keeps, where a call has today's defaults: name, then, now.
 DEFAULT = AnnotateSettings()
 CONTINUED = (
     ("align", False, True),
     ("show_shots", "never", DEFAULT.show_shots),
-    ("label_smoothing", 0.0, DEFAULT.label_smoothing),
+    ("converged_loss", 0.0, DEFAULT.converged_loss),
     ("sequences_per_step", 2, DEFAULT.sequences_per_step),
 )
-OF_ANNOTATORS = ("show_shots", "label_smoothing", "sequences_per_step")
+OF_ANNOTATORS = ("show_shots", "converged_loss", "sequences_per_step")
 REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
     show_shots: str = "never"  # `AnnotateSettings.show_shots`; earlier versions did not show annotators any
     weights: str = "held_out"  # the meaning of "auto" in `AnnotateSettings.weights`; earlier versions had no "auto"
-    label_smoothing: float = 0.0  # `AnnotateSettings.label_smoothing`; earlier versions had none
+    converged_loss: float = 0.0  # `AnnotateSettings.converged_loss`; earlier versions trained to the planned step
     sequences_per_step: int = 2  # `AnnotateSettings.sequences_per_step`; earlier versions always had two
 
     @classmethod
@@ -63,7 +63,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 class _BegunAnnotating(msgspec.Struct, frozen=True):
     show_shots: str = "never"
     weights: str = "held_out"
-    label_smoothing: float = 0.0
+    converged_loss: float = 0.0
     sequences_per_step: int = 2
 
 

@@ -18,10 +18,10 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import (
     HELD_OUT,
+    LONGER,
     OF_ANNOTATORS,
     UNALIGNED,
     UNSHOWN,
-    UNSMOOTHED,
     Layout,
     M,
     Manifest,
@@ -104,7 +104,7 @@ def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings,
         UNALIGNED: layout.align != settings.align,
         UNSHOWN: layout.show_shots != current.show_shots,
         HELD_OUT: is_auto and weights != "auto" and sees_shots,
-        UNSMOOTHED: sees_shots and trained_otherwise,
+        LONGER: sees_shots and trained_otherwise,
     }
     changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
     return layout, changed, [note for note, differs in notes.items() if differs]

@@ -26,6 +26,7 @@ from fourshot.training.lora.settings import LoraSettings
 
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
 MOST_STEPS = 40  # however many shots there are: sequences of more shots are longer
+CONVERGED_STEPS = 3
 MOST_PER_STEP = 2  # sequences
 MOST_TOKENS = 1024  # of a sequence; memory and time of a step grow with the square of its length
 
@@ -52,8 +53,8 @@ def sequence_examples(
     at_once = settings.annotate.sequences_per_step or (1 if has_enough else MOST_PER_STEP)
     examples = [_example(task, sequence, form) for sequence in sequences[: steps * at_once]]
     once = {"batch_size": at_once, "num_epochs": 1.0, "min_steps": 1, "max_steps": 0}
-    if settings.learnt_verbalizer == "token":
-        once["label_smoothing"] = max(train.label_smoothing, settings.annotate.label_smoothing)
+    if settings.annotate.converged_loss:
+        once |= {"converged_loss": settings.annotate.converged_loss, "converged_steps": CONVERGED_STEPS}
     return tuple(examples), msgspec.structs.replace(train, **once)
 
 

@@ -16,7 +16,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunS
 
 MOST_LISTED = 8  # settings that are named for one reason
 OF_FOLDS = ("annotate.fold_weight", "annotate.fold_epochs", "annotate.pool_per_class")
-OF_SEQUENCES = ("annotate.label_smoothing", "annotate.sequences_per_step")
+OF_SEQUENCES = ("annotate.converged_loss", "annotate.sequences_per_step")
 OF_COMMITTEE = (
     *(f"annotate.{name}" for name in ("num_adapters", "in_context", "num_encoders", "folds", "weights", "average")),
     "annotate.show_shots",
@@ -76,6 +76,8 @@ def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
         yield Unused(["variety.shots_shown"], "prompts show all k shots of a class already")
     if settings.train.min_warmup_steps and not settings.train.warmup:
         yield Unused(["train.min_warmup_steps"], "train.warmup is 0")
+    if settings.train.converged_steps and not settings.train.converged_loss:
+        yield Unused(["train.converged_steps"], "train.converged_loss is 0")
     if settings.annotate.show_shots == "never":
         yield Unused(OF_SEQUENCES, "annotate.show_shots is 'never'")
 

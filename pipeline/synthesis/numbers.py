@@ -22,6 +22,7 @@ LEAST: Mapping[str, float] = MappingProxyType(  # of settings whose structs do n
         "annotate.fold_epochs": 0,
         "train.weight_decay": 0,
         "train.converged_loss": 0,
+        "annotate.converged_loss": 0,
         "filter.shortest_chars": 0,
         "filter.longest_chars": 0,
     }

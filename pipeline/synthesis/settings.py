@@ -122,8 +122,9 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # Whether the prompts of these adapters show the shots, in training and annotation (docs/design.md). auto: below 16
     # classes and up to 64 shots, unless average is first. Never with a single shot of a class or other wordings.
     show_shots: Literal["auto", "always", "never"] = "auto"
-    # Of the training of adapters that see shots, on sequences of shots. Smoothing is only for labels of one token.
-    label_smoothing: float = 0.1  # share of the target that is spread over all labels; at least train.label_smoothing
+    # The training of adapters that see shots, on sequences of shots, ends once the mean label loss of three steps is
+    # below this, in nats; 0: at the planned step (docs/training-log.md).
+    converged_loss: float = 0.05
     sequences_per_step: Literal[0, 1, 2] = 0  # 0: one, or two where one has fewer labels than train.batch_size
     # first: the average of adapters with equal prompts annotates first (`training.lora.averaging`), and they themselves
     # only what it leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
@@ -148,8 +149,6 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "confidence must be from 0 to 1, num_adapters at least 0, folds 0 or at least 2; got "
                 f"{self.confidence}, {self.num_adapters} and {self.folds}."
             )
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"annotate.label_smoothing must be from 0 to below 1, got {self.label_smoothing}.")
         if self.pool_per_class < 2 or not 0 < self.fold_weight < math.inf or not self.wordings:
             raise InputError(
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "

@@ -194,7 +194,7 @@ class Trainer:
         **_: Any,
     ) -> TrainingResult:
         steps = settings.planned_steps(len(examples), len(labels))
-        Trainer.heard.append([list(examples), list(held_out), list(labels), verbalizer, seed, steps])
+        Trainer.heard.append([list(examples), list(held_out), labels, verbalizer, seed, steps, settings.converged_loss])
         name = f"{prefix}-{len(Trainer.heard)}"
         (out_dir / name).mkdir(parents=True)
         (out_dir / name / "adapter_config.json").write_text('{"r": 8}')

@@ -43,9 +43,11 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if content["settings"]["target_modules"] == ALL:
             # Earlier versions wrote the names instead of `ALL`; adapters in existing stores keep their keys.
             content["settings"]["target_modules"] = ALL_PROJECTIONS
-        # Earlier versions did not have the next three settings. With these values they have no effect.
+        # Earlier versions did not have the next four settings. With these values they have no effect.
         if not self.settings.min_warmup_steps:
             del content["settings"]["min_warmup_steps"]
+        if not self.settings.converged_steps:
+            del content["settings"]["converged_steps"]
         if self.settings.adapted_layers == 1:
             del content["settings"]["adapted_layers"]
         if 0 < self.settings.max_steps <= self.settings.soft_max_steps:

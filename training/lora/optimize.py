@@ -72,7 +72,7 @@ class Optimization:
                 on_step(step + 1, self.planned, self.losses[-1])
             if (step + 1) % self._batches.per_pass == 0 or step + 1 == self.planned:
                 self.held_out.evaluate(step + 1, self._masters)
-            if has_converged(self._label_losses, self._batches.per_pass, self._settings.converged_loss):
+            if has_converged(self._label_losses, self._batches.per_pass, self._settings):
                 break
             if checkpoint and checkpoint.is_due() and self._share.is_main:
                 checkpoint.save(self._state())

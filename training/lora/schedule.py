@@ -30,7 +30,7 @@ def learning_rate(step: int, planned: int, settings: LoraSettings) -> float:
     return settings.learning_rate * (warm * (1 - step / planned) if settings.decay else warm)
 
 
-def has_converged(losses: Sequence[float], per_pass: int, bound: float) -> bool:
-    """Whether the mean label loss of the last epoch, and of at least five steps, is below ``bound``; 0: never."""
-    window = max(5, per_pass)
+def has_converged(losses: Sequence[float], per_pass: int, settings: LoraSettings) -> bool:
+    """Whether the mean label loss of ``settings.converged_steps`` is below its ``converged_loss``."""
+    window, bound = settings.converged_steps or max(5, per_pass), settings.converged_loss
     return bound > 0 and len(losses) >= window and sum(losses[-window:]) / window < bound

@@ -33,6 +33,7 @@ class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True)
     min_warmup_steps: int = 10  # but no more than half of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
     converged_loss: float = 0.0  # stop once the label loss of an epoch is below this, in nats; 0: no early stop
+    converged_steps: int = 0  # that of so many steps in place of an epoch; 0: an epoch, and at least five steps
     held_out: float = 0.0  # share of the synthetic texts held out to select the epoch whose weights are saved
     label_smoothing: float = 0.0  # share of the target that is spread over all labels; loss "label" only
     loss: Literal["label", "text"] = "label"  # on the label alone, or on prompt and label, as in the paper
@@ -45,10 +46,10 @@ class LoraSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise InputError(f"r must be at most {LARGEST_RANK}, the largest rank that vLLM serves; got {self.r}.")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"lora_dropout must be from 0 to below 1, got {self.lora_dropout}.")
-        if min(self.max_steps, self.soft_max_steps) < 0 or not 0 <= self.num_epochs < float("inf"):
+        if min(self.max_steps, self.soft_max_steps, self.converged_steps) < 0 or not 0 <= self.num_epochs < math.inf:
             raise InputError(
-                "max_steps and soft_max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
-                f"{self.max_steps}, {self.soft_max_steps} and {self.num_epochs}."
+                "max_steps, soft_max_steps and converged_steps must be at least 0, num_epochs a number of at least 0; "
+                f"got {self.max_steps}, {self.soft_max_steps}, {self.converged_steps} and {self.num_epochs}."
             )
         if not 0 < self.adapted_layers <= 1:
             raise InputError(

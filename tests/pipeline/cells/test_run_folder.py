@@ -222,13 +222,13 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
         new.layout(plain)
     assert new.layout(Layout.now(True)) == earlier_aligned, "and it knew no annotators that see shots"
     new.write("manifest.json", {"settings": {"align": True, "annotate": {"show_shots": "auto", "weights": "auto"}}})
-    trained_as_before = {"label_smoothing": 0.0, "sequences_per_step": 2}
+    trained_as_before = {"converged_loss": 0.0, "sequences_per_step": 2}
     assert new.layout(Layout.now(True)) == msgspec.structs.replace(Layout.now(True), **trained_as_before)
     annotate = msgspec.to_builtins(AnnotateSettings())
     new.write("manifest.json", {"settings": {"align": True, "annotate": annotate}})
     assert new.layout(Layout.now(True)) == Layout.now(True)
-    with pytest.raises(RunFolderError, match=r"annotate.label_smoothing = 0.1, but this call sets 0.2.*--out"):
-        new.layout(Layout.now(True, AnnotateSettings(label_smoothing=0.2)))
+    with pytest.raises(RunFolderError, match=r"annotate.converged_loss = 0.05, but this call sets 0.2.*--out"):
+        new.layout(Layout.now(True, AnnotateSettings(converged_loss=0.2)))
     new.write(LAYOUT_FILE, {"align": True})  # whose filler was a special token
     for layout in (aligned, plain):
         with pytest.raises(RunFolderError, match=r"earlier version.*--out"):

@@ -120,18 +120,15 @@ def test_a_step_has_two_sequences_where_one_has_too_few_labels() -> None:
     assert per_step([*SHOTS], AnnotateSettings(sequences_per_step=2)) == 2, "earlier versions always had two"
 
 
-@pytest.mark.parametrize(
-    ("settings", "smoothing"),
-    [
-        (RunSettings(), 0.1),
-        (RunSettings(annotate=AnnotateSettings(label_smoothing=0.0)), 0.0),
-        (RunSettings(train=LoraSettings(label_smoothing=0.3)), 0.3),
-        (RunSettings(verbalizer="word"), 0.0),
-    ],
-)
-def test_targets_are_smoothed_where_a_label_is_one_token(settings: RunSettings, smoothing: float) -> None:
-    _, brief = sequence_examples(TASK, SHOTS, PromptFormat(), settings, "nowhere", seed=0)
-    assert brief.label_smoothing == smoothing
+def test_a_training_on_sequences_ends_once_three_steps_have_a_low_loss() -> None:
+    def brief(settings: RunSettings) -> tuple[float, int]:
+        _, brief = sequence_examples(TASK, SHOTS, PromptFormat(), settings, "nowhere", seed=0)
+        return brief.converged_loss, brief.converged_steps
+
+    assert brief(RunSettings()) == (DEFAULT.converged_loss, 3)
+    assert brief(RunSettings(annotate=AnnotateSettings(converged_loss=0.0))) == (0.0, 0)
+    own = LoraSettings(converged_loss=0.3, converged_steps=9)
+    assert brief(RunSettings(annotate=AnnotateSettings(converged_loss=0.0), train=own)) == (0.3, 9)
 
 
 def test_tokens_of_a_sequence_are_counted_exactly_without_tokenizer_json_too(tmp_path: Path) -> None:

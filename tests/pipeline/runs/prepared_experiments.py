@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -45,14 +45,16 @@ def experiment_with_texts(
     weights: Literal["auto", "held_out"] = "auto",
     texts: Mapping[str, str] = MappingProxyType(WRITTEN),
     certainty: float = 0.0,
+    **annotators: Any,
 ) -> Experiment:
     """Return an experiment with one seed, kept ``texts`` and their labels, and a committee trained on the shots only.
 
-    ``certainty``: the annotators' probability of each text's label; 0: verdicts have no probabilities.
+    ``certainty``: the annotators' probability of each text's label; 0: verdicts have no probabilities. ``annotators``:
+    further settings of theirs.
     """
     folder.mkdir()
     task = load_task(write_task(folder))
-    annotate = AnnotateSettings(folds=0, show_shots=show_shots, weights=weights)
+    annotate = AnnotateSettings(folds=0, show_shots=show_shots, weights=weights, **annotators)
     settings = RunSettings(
         wording=wording,
         prompt_style=prompt_style,

@@ -1,8 +1,9 @@
 """A run whose annotators see the shots in their prompts."""
 
 import csv
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from fourshot.pipeline.runs.plan import remaining_work, teaching_work
 from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from fourshot.pipeline.work_folder import LAYOUT_FILE
+from fourshot.pipeline.work_folder import LAYOUT_FILE, MANIFEST_FILE
 from tests.pipeline.forecasts.machine_speeds import SPEED
 from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_with_texts, finish
 
@@ -45,6 +46,31 @@ def test_a_folder_whose_annotators_left_shots_out_goes_on_with_these(tmp_path: P
     assert jobs == old.annotator_jobs(old.writers[0])
     new = experiment_with_texts(tmp_path / "new", show_shots="auto")
     assert not {job.key for job in jobs} & {job.key for job in new.annotator_jobs(new.writers[0])}
+
+
+def test_a_folder_whose_annotators_were_trained_to_the_planned_step_goes_on_with_these(tmp_path: Path) -> None:
+    of_earlier: dict[str, Any] = {"converged_loss": 0.0, "sequences_per_step": 2}
+    old, messages = experiment_with_texts(tmp_path / "run", show_shots="auto", **of_earlier), list[str]()
+    layout, manifest = old.root / LAYOUT_FILE, old.writers[0].folder.path / MANIFEST_FILE
+    for file in (layout, manifest):  # which had neither setting
+        content = json.loads(file.read_bytes())
+        for name in of_earlier:
+            (content if file == layout else content["settings"]["annotate"]).pop(name)
+        file.write_text(json.dumps(content))
+    settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
+    again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
+    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    again.claim()
+    assert messages == [
+        "notes: the folder was begun with another training of its annotators (converged_loss), and continues with it"
+    ]
+    jobs = again.annotator_jobs(again.writers[0])
+    assert jobs == old.annotator_jobs(old.writers[0])
+    new = experiment_with_texts(tmp_path / "new", show_shots="auto")
+    assert not {job.key for job in jobs} & {job.key for job in new.annotator_jobs(new.writers[0])}
+    unlike = msgspec.structs.replace(settings, annotate=AnnotateSettings(folds=0, converged_loss=0.2))
+    with pytest.raises(RunFolderError, match=r"annotate.converged_loss = 0.0, but this call sets 0.2.*--out"):
+        Experiment(old.data, MODEL, unlike, METHODS, old.seeds, old.root)
 
 
 def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"soft_max_steps": -1}, "soft_max_steps"),
         ({"min_steps": -1}, "min_steps"),
         ({"min_warmup_steps": -1}, "min_warmup_steps"),
+        ({"converged_steps": -1}, "converged_steps"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"learning_rate": -0.1}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
@@ -128,7 +129,8 @@ CHANGED = {
     "min_warmup_steps": 3,
     "max_steps": 3,
     "soft_max_steps": 3,
-    "converged_loss": 100.0,
+    "converged_loss": 100.0,  # after five of the six steps
+    "converged_steps": 2,
     "label_smoothing": 0.3,
 }
 
@@ -149,4 +151,7 @@ def test_every_setting_changes_the_training(
     tiny_trainer: LoraTrainer, plain: tuple[str, tuple[float, ...]], tmp_path: Path, key: str
 ) -> None:
     changed = msgspec.structs.replace(FEW_STEPS, **{key: CHANGED[key]})
+    if key == "converged_steps":
+        changed = msgspec.structs.replace(changed, converged_loss=CHANGED["converged_loss"])
+        assert len(trained(tiny_trainer, tmp_path, changed)[1]) == changed.converged_steps
     assert trained(tiny_trainer, tmp_path, changed) != plain
