@@ -160,7 +160,7 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"{self.soft_temperature}, {self.intended_odds} and {self.soft_epochs}."
             )
         if self.in_context < 0 or self.num_encoders < 0:
-            raise InputError(f"in_context and num_encoders must be at least 0: {self.in_context}, {self.num_encoders}.")
+            raise InputError(f"in_context and num_encoders: at least 0, got {self.in_context} and {self.num_encoders}.")
         if self.annotator == "adapters" and not self.num_annotators:
             raise InputError(
                 "num_adapters, in_context, num_encoders and folds are all 0, so there is no annotator. Set one of "

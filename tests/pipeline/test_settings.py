@@ -193,8 +193,8 @@ class Trainer:
         verbalizer: Verbalizer = "word",
         **_: Any,
     ) -> TrainingResult:
-        steps = settings.planned_steps(len(examples), len(labels))
-        Trainer.heard.append([list(examples), list(held_out), labels, verbalizer, seed, steps, settings.converged_loss])
+        steps, learnt = settings.planned_steps(len(examples), len(labels)), (verbalizer, settings.converged_loss)
+        Trainer.heard.append([list(examples), list(held_out), list(labels), learnt, seed, steps])
         name = f"{prefix}-{len(Trainer.heard)}"
         (out_dir / name).mkdir(parents=True)
         (out_dir / name / "adapter_config.json").write_text('{"r": 8}')
