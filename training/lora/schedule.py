@@ -31,6 +31,6 @@ def learning_rate(step: int, planned: int, settings: LoraSettings) -> float:
 
 
 def has_converged(losses: Sequence[float], per_pass: int, settings: LoraSettings) -> bool:
-    """Whether the mean label loss of ``settings.converged_steps`` is below its ``converged_loss``."""
+    """Whether the mean label loss of the last ``converged_steps``, or of an epoch, is below ``converged_loss``."""
     window, bound = settings.converged_steps or max(5, per_pass), settings.converged_loss
     return bound > 0 and len(losses) >= window and sum(losses[-window:]) / window < bound
