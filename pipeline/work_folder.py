@@ -30,15 +30,16 @@ UNALIGNED = "the folder was begun without filler before prompts (align), and con
 UNSHOWN = "the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
 LONGER = "the folder was begun with another training of its annotators (converged_loss), and continues with it"
 HELD_OUT = "the folder was begun with annotators that each leave some shots out (weights), and continues with them"
-# Layouts that a folder of an earlier version keeps, where a call has today's defaults: name, then, now.
 DEFAULT = AnnotateSettings()
+# Layouts that a folder of an earlier version keeps, where a call has today's defaults: name, then, now.
 CONTINUED = (
     ("align", False, True),
     ("show_shots", "never", DEFAULT.show_shots),
     ("converged_loss", 0.0, DEFAULT.converged_loss),
     ("sequences_per_step", 2, DEFAULT.sequences_per_step),
 )
-OF_ANNOTATORS = ("show_shots", "converged_loss", "sequences_per_step")
+OF_SEQUENCES = ("converged_loss", "sequences_per_step")  # settings of the training of annotators that see shots
+OF_ANNOTATORS = ("show_shots", *OF_SEQUENCES)
 REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 

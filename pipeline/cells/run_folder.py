@@ -20,6 +20,7 @@ from fourshot.pipeline.work_folder import (
     HELD_OUT,
     LONGER,
     OF_ANNOTATORS,
+    OF_SEQUENCES,
     UNALIGNED,
     UNSHOWN,
     Layout,
@@ -99,7 +100,7 @@ def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings,
     of_annotators = {name: getattr(layout, name) for name in OF_ANNOTATORS}
     annotate = msgspec.structs.replace(settings.annotate, weights=weights, **of_annotators)
     sees_shots = layout.show_shots != "never"
-    trained_otherwise = any(getattr(layout, name) != getattr(current, name) for name in OF_ANNOTATORS[1:])
+    trained_otherwise = any(getattr(layout, name) != getattr(current, name) for name in OF_SEQUENCES)
     notes = {
         UNALIGNED: layout.align != settings.align,
         UNSHOWN: layout.show_shots != current.show_shots,

@@ -26,7 +26,7 @@ from fourshot.training.lora.settings import LoraSettings
 
 TIMES_AS_MANY_STEPS = 2  # as without shots in the prompt; with as many, labels of the last shots shown are preferred
 MOST_STEPS = 40  # however many shots there are: sequences of more shots are longer
-CONVERGED_STEPS = 3
+CONVERGED_STEPS = 3  # the last ones, whose mean label loss decides whether a training ends early
 MOST_PER_STEP = 2  # sequences
 MOST_TOKENS = 1024  # of a sequence; memory and time of a step grow with the square of its length
 

@@ -20,12 +20,19 @@ from tests.pipeline.forecasts.machine_speeds import SPEED
 from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_with_texts, finish
 
 
-def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(tmp_path: Path) -> None:
-    old, messages = experiment_with_texts(tmp_path / "run", show_shots="never", weights="held_out"), list[str]()
-    (old.root / LAYOUT_FILE).unlink(missing_ok=True)  # which earlier versions wrote only for filler
+def begun_again(old: Experiment, folder: Path) -> tuple[Experiment, list[str]]:
+    """Return the experiment of ``old``'s folder with today's default annotators, and what the command says of it."""
+    messages = list[str]()
     settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
     again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
-    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    StageDriver(folder / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    return again, messages
+
+
+def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(tmp_path: Path) -> None:
+    old = experiment_with_texts(tmp_path / "run", show_shots="never", weights="held_out")
+    (old.root / LAYOUT_FILE).unlink(missing_ok=True)  # which earlier versions wrote only for filler
+    again, messages = begun_again(old, tmp_path)
     assert messages == [
         "notes: the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
     ]
@@ -33,12 +40,10 @@ def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(t
 
 
 def test_a_folder_whose_annotators_left_shots_out_goes_on_with_these(tmp_path: Path) -> None:
-    old, messages = experiment_with_texts(tmp_path / "run", show_shots="auto", weights="held_out"), list[str]()
+    old = experiment_with_texts(tmp_path / "run", show_shots="auto", weights="held_out")
     layout = old.root / LAYOUT_FILE
     layout.write_bytes(msgspec.json.encode({**msgspec.json.decode(layout.read_bytes()), "weights": "held_out"}))
-    settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
-    again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
-    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    again, messages = begun_again(old, tmp_path)
     assert messages == [
         "notes: the folder was begun with annotators that each leave some shots out (weights), and continues with them"
     ]
@@ -50,16 +55,14 @@ def test_a_folder_whose_annotators_left_shots_out_goes_on_with_these(tmp_path: P
 
 def test_a_folder_whose_annotators_were_trained_to_the_planned_step_goes_on_with_these(tmp_path: Path) -> None:
     of_earlier: dict[str, Any] = {"converged_loss": 0.0, "sequences_per_step": 2}
-    old, messages = experiment_with_texts(tmp_path / "run", show_shots="auto", **of_earlier), list[str]()
+    old = experiment_with_texts(tmp_path / "run", show_shots="auto", **of_earlier)
     layout, manifest = old.root / LAYOUT_FILE, old.writers[0].folder.path / MANIFEST_FILE
     for file in (layout, manifest):  # which had neither setting
         content = json.loads(file.read_bytes())
         for name in of_earlier:
             (content if file == layout else content["settings"]["annotate"]).pop(name)
         file.write_text(json.dumps(content))
-    settings = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0))
-    again = Experiment(old.data, MODEL, settings, METHODS, old.seeds, old.root)
-    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
+    again, messages = begun_again(old, tmp_path)
     again.claim()
     assert messages == [
         "notes: the folder was begun with another training of its annotators (converged_loss), and continues with it"
@@ -68,7 +71,7 @@ def test_a_folder_whose_annotators_were_trained_to_the_planned_step_goes_on_with
     assert jobs == old.annotator_jobs(old.writers[0])
     new = experiment_with_texts(tmp_path / "new", show_shots="auto")
     assert not {job.key for job in jobs} & {job.key for job in new.annotator_jobs(new.writers[0])}
-    unlike = msgspec.structs.replace(settings, annotate=AnnotateSettings(folds=0, converged_loss=0.2))
+    unlike = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0, converged_loss=0.2))
     with pytest.raises(RunFolderError, match=r"annotate.converged_loss = 0.0, but this call sets 0.2.*--out"):
         Experiment(old.data, MODEL, unlike, METHODS, old.seeds, old.root)
 
