@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS, WITH_BASE, RunSettings
 from fourshot.pipeline.work_folder import OF_ANNOTATORS
 
 
@@ -130,19 +130,17 @@ METHODS: dict[str, Method] = {
     "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0, folds=2),
     "shots_and_folds_filter": _ablation("fourshot, shots-and-folds filter", annotator="adapters", folds=2),
     "icl_filter": _ablation("fourshot, in-context filter", annotator="icl", calibration="batch"),
-    # The preset soft: every text is learnt with a committee's probabilities. The same with the adapters alone, with the
-    # base model in context alone, with equal weights, and with prompts that all request a class. With unsharpened
-    # probabilities, without the intended class. With additional encoders, and with encoders instead of adapters.
+    # The preset soft: every text is learnt with a committee's probabilities. The same with prompts that all request a
+    # class, and without the intended class. The preset of earlier versions, with the base model in context beside the
+    # adapters: as it was, with equal weights, with additional encoders, without adapters, with encoders instead.
     "soft": _soft("soft labels"),
-    "soft_adapters": _soft("soft labels, adapters only", in_context=0),
-    "soft_in_context": _soft("soft labels, in context only", num_adapters=0),
-    "soft_equal": _soft("soft labels, equal weights", weights="equal"),
     "soft_by_class": _soft("soft labels, no mixed prompts", mixed=0.0),
-    "soft_as_read": msgspec.structs.replace(
-        _soft("soft labels, as read", soft_temperature=1.0, intended_odds=1.0), texts_of="soft"
-    ),
-    "soft_encoders": _soft("soft labels, encoders too", num_encoders=4),
-    "soft_no_adapters": _soft("soft labels, encoders and in context", num_encoders=4, num_adapters=0),
+    "soft_as_read": msgspec.structs.replace(_soft("soft labels, as read", intended_odds=1.0), texts_of="soft"),
+    "soft_with_base": _soft("soft labels, in context too", **WITH_BASE),
+    "soft_equal": _soft("soft labels, in context too, equal weights", **WITH_BASE, weights="equal"),
+    "soft_encoders": _soft("soft labels, in context and encoders too", **WITH_BASE, num_encoders=4),
+    "soft_in_context": _soft("soft labels, in context only", **WITH_BASE, num_adapters=0),
+    "soft_no_adapters": _soft("soft labels, encoders and in context", **WITH_BASE, num_encoders=4, num_adapters=0),
     # Variation of the prompts: shots in the same order in all; two of the class's shots in each; a topic, a style and a
     # length requested; words that a class over-uses suppressed; the last two together.
     "fixed_order": _varied("shots in one order", order="fixed"),

@@ -14,7 +14,7 @@ from fourshot.engine.checkpoints.models import is_content_hash
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.machine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
-from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.settings import WITH_BASE, RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import (
     HELD_OUT,
@@ -132,8 +132,11 @@ class RunFolder(WorkFolder):
         chosen = self.find(CHOICE_FILE, _Choice)
         if not (isinstance(manifest, RunManifest) and chosen and chosen.targets == "soft"):
             return manifest
-        settings = manifest.settings  # already those of `for_soft` if this version wrote them
-        return manifest if settings.learns_soft else msgspec.structs.replace(manifest, settings=settings.for_soft)
+        if manifest.settings.learns_soft:  # the folder was continued since, and the manifest written again
+            return manifest
+        settings = manifest.settings.for_soft
+        annotate = msgspec.structs.replace(settings.annotate, **WITH_BASE)
+        return msgspec.structs.replace(manifest, settings=msgspec.structs.replace(settings, annotate=annotate))
 
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])

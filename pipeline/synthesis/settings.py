@@ -27,14 +27,11 @@ SOFT_TIMES = 2  # factor of the texts to keep if probabilities are learnt, and
 SOFT_DRAWS = 1.75  # of the candidates per round
 FEW_CLASSES = 16  # from so many, adapters see no shots by default: few prompts would have room for all
 FEW_SHOTS = 64  # nor do they with more shots than this: prompts would show only some, and be as long as possible
-# Annotators of texts that are learnt with probabilities.
-COMMITTEE: dict[str, Any] = {
-    "annotator": "adapters",
-    "num_adapters": 4,
-    "in_context": 3,
-    "num_encoders": 0,
-    "folds": 0,
-}
+# Annotators of texts that are learnt with probabilities, and how these are learnt (docs/training-log.md). WITH_BASE: as
+# before adapters saw the shots, when the base in context was better than they, and their mean underconfident.
+COMMITTEE: dict[str, Any] = {"annotator": "adapters", "num_adapters": 4, "num_encoders": 0, "folds": 0}
+COMMITTEE |= {"in_context": 0, "soft_temperature": 1.0, "soft_epochs": 2.0}
+WITH_BASE: dict[str, Any] = {"in_context": 3, "soft_temperature": 0.5, "soft_epochs": 1.0}
 
 
 class GenerateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -283,7 +280,7 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
-    # Every well-formed text is learnt with a committee's probabilities: adapters, and the base in context.
+    # Every well-formed text is learnt with the probabilities of a committee of adapters.
     "soft": RunSettings().for_soft,
     # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(

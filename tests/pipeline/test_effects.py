@@ -38,7 +38,8 @@ def test_nothing_is_told_of_a_preset(preset: str) -> None:
 
 def test_a_run_tells_what_nobody_reads() -> None:
     assert told_in_run("soft", annotate__annotator="none") == (
-        "settings without effect here: annotate.targets, annotate.in_context (annotate.annotator is 'none')"
+        "settings without effect here: annotate.targets, annotate.soft_temperature, annotate.soft_epochs "
+        "(annotate.annotator is 'none')"
     )
     assert told_in_run(annotate__average="first", annotate__show_shots="always").endswith(
         ": annotate.average (annotate.show_shots gives each adapter another prompt)"

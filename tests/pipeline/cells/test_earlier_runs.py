@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import fourshot
 from fourshot.engine.errors import RunFolderError
 from fourshot.pipeline.cells.run_folder import RunFolder
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
@@ -76,11 +77,15 @@ def test_a_run_begun_by_a_version_that_chose_labels_goes_on(tmp_path: Path, choi
     assert folder.manifest() == manifest()
 
 
-def test_one_that_chose_probabilities_goes_on_with_the_preset_that_learns_them(tmp_path: Path) -> None:
+def test_one_that_chose_probabilities_goes_on_with_the_preset_of_then(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     begun_with_auto(folder, "soft")
-    assert folder.manifest().settings == PRESETS["soft"]
+    annotate = {"in_context": 3, "soft_temperature": 0.5, "soft_epochs": 1.0}
+    of_then = fourshot.settings({f"annotate.{name}": value for name, value in annotate.items()}, preset="soft")
+    assert folder.manifest().settings == of_then
     with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'soft', this call has 'agreement'"):
         folder.claim(manifest())
-    folder.claim(manifest(settings=PRESETS["soft"]))
-    assert folder.manifest().settings == PRESETS["soft"], "once it is written as that, too"
+    with pytest.raises(RunFolderError, match=r"annotate\.in_context: the folder has 3, this call has 0"):
+        folder.claim(manifest(settings=PRESETS["soft"]))
+    folder.claim(manifest(settings=of_then))
+    assert folder.manifest().settings == of_then, "once it is written as that, too"

@@ -58,7 +58,7 @@ def test_a_method_keeps_the_layout_of_prompts_that_its_folder_was_begun_with(met
 
 
 @pytest.mark.parametrize(
-    ("method", "annotators"), [("soft", (4, 3)), ("soft_adapters", (4, 0)), ("soft_in_context", (0, 3))]
+    ("method", "annotators"), [("soft", (4, 0)), ("soft_with_base", (4, 3)), ("soft_in_context", (0, 3))]
 )
 def test_the_method_soft_is_the_preset_of_that_name(method: str, annotators: tuple[int, int]) -> None:
     settings, preset = METHODS[method].settings(TUNED), PRESETS["soft"]

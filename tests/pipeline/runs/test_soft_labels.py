@@ -65,7 +65,7 @@ LEARNT = TrainingTexts(shots=SHOTS, synthetic=PAIRS)
 
 
 def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() -> None:
-    job = classifier_job(TASK, "abc", cell(), LEARNT)
+    job = classifier_job(TASK, "abc", cell(soft_temperature=0.5), LEARNT)
     first, second = job.examples[len(SHOTS) :]
     assert (first.target, second.target) == (0, 1)
     for example, likeliest in ((first, 0), (second, 1)):
@@ -80,7 +80,7 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
         likeliest_odds / (likeliest_odds + 20 * other_odds + (len(NAMES) - 2) * other_odds)
     )
     assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
-    unchanged = cell(soft_temperature=1.0, intended_odds=1.0)
+    unchanged = cell(intended_odds=1.0)
     as_read = classifier_job(TASK, "abc", unchanged, LEARNT).examples[len(SHOTS)]
     assert isinstance(as_read.soft, tuple) and max(as_read.soft) == pytest.approx(0.7)
 
@@ -109,10 +109,10 @@ def test_a_committee_that_prefers_a_label_is_set_right_by_what_the_texts_were_dr
     assert sum(learnt) == pytest.approx(1) and learnt[1] < verdict.probabilities[NAMES[1]]
 
 
-def test_texts_with_probabilities_are_passed_over_once() -> None:
+def test_texts_with_probabilities_are_passed_over_twice() -> None:
     many = TrainingTexts(shots=SHOTS, synthetic=[pair(number, NAMES[0], NAMES[0]) for number in range(600)])
     job = classifier_job(TASK, "abc", cell(), many)
-    assert job.settings == msgspec.structs.replace(cell().settings.train, num_epochs=1.0)
+    assert job.settings == msgspec.structs.replace(cell().settings.train, num_epochs=2.0)
     agreed = classifier_job(TASK, "abc", cell(targets="agreement"), many)
     assert agreed.settings == cell().settings.train and agreed.settings.num_epochs == 4.0
 
@@ -140,7 +140,8 @@ def test_where_labels_must_agree_the_intended_one_is_learnt_for_certain() -> Non
 
 
 def test_every_shot_is_left_out_by_an_adapter_and_every_adapter_knows_every_class() -> None:
-    left_out = shots_left_out(cell(), 4)
+    assert shots_left_out(cell(), 4) == [()] * 4, "they see the shots, so none is left out"
+    left_out = shots_left_out(cell(show_shots="never"), 4)
     assert sorted(index for part in left_out for index in part) == list(range(len(SHOTS)))
     jobs = annotator_jobs(TASK, MODEL, cell(show_shots="never"))
     assert [len(job.examples) for job in jobs] == [len(SHOTS) - len(part) for part in left_out]

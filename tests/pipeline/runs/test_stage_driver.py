@@ -159,4 +159,4 @@ def test_passes_that_are_not_those_of_a_classifier_are_told(
     assert not events, "no classifier is trained"
     driver.run("train")
     (message,) = [event.message for event in events]
-    assert message.startswith("probabilities: train.num_epochs = 7") and "annotate.soft_epochs = 1" in message
+    assert message.startswith("probabilities: train.num_epochs = 7") and "annotate.soft_epochs = 2" in message
