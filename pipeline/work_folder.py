@@ -29,6 +29,7 @@ OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # how names 
 UNALIGNED = "the folder was begun without filler before prompts (align), and continues without it"
 UNSHOWN = "the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
 LONGER = "the folder was begun with another training of its annotators (converged_loss), and continues with it"
+CERTAIN = "the folder was begun without label smoothing of generated texts (label_smoothing), and continues without it"
 HELD_OUT = "the folder was begun with annotators that each leave some shots out (weights), and continues with them"
 DEFAULT = AnnotateSettings()
 # Layouts that a folder of an earlier version keeps, where a call has today's defaults: name, then, now.
@@ -37,15 +38,16 @@ CONTINUED = (
     ("show_shots", "never", DEFAULT.show_shots),
     ("converged_loss", 0.0, DEFAULT.converged_loss),
     ("sequences_per_step", 2, DEFAULT.sequences_per_step),
+    ("label_smoothing", 0.0, DEFAULT.label_smoothing),
 )
 OF_SEQUENCES = ("converged_loss", "sequences_per_step")  # settings of the training of annotators that see shots
-OF_ANNOTATORS = ("show_shots", *OF_SEQUENCES)
+OF_ANNOTATORS = ("show_shots", *OF_SEQUENCES, "label_smoothing")
 REMEDY = "Give another folder (--out) or the settings it was made with, or remove it to start again."
 T = TypeVar("T")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """The layout of prompts, and how annotators that see shots are trained: fixed when a folder is begun."""
+    """The layout of prompts, and how annotators and classifiers are trained: fixed when a folder is begun."""
 
     align: bool = False
     filler: str = ""  # `FILLER_KIND` where there is any; earlier versions repeated a special token and said nothing
@@ -53,6 +55,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     weights: str = "held_out"  # the meaning of "auto" in `AnnotateSettings.weights`; earlier versions had no "auto"
     converged_loss: float = 0.0  # `AnnotateSettings.converged_loss`; earlier versions trained to the planned step
     sequences_per_step: int = 2  # `AnnotateSettings.sequences_per_step`; earlier versions always had two
+    label_smoothing: float = 0.0  # `AnnotateSettings.label_smoothing`; earlier versions had none
 
     @classmethod
     def now(cls, align: bool, annotate: AnnotateSettings = DEFAULT) -> "Layout":
@@ -66,6 +69,7 @@ class _BegunAnnotating(msgspec.Struct, frozen=True):
     weights: str = "held_out"
     converged_loss: float = 0.0
     sequences_per_step: int = 2
+    label_smoothing: float = 0.0
 
 
 class _BegunWith(msgspec.Struct, frozen=True):
@@ -205,8 +209,7 @@ class WorkFolder:
     def layout(self, layout: Layout) -> Layout:
         """Return the folder's layout; ``layout`` for a new one.
 
-        A folder of an earlier version stays without filler, and without shots in its annotators' prompts. If they see
-        shots, they are trained as before.
+        A folder of an earlier version keeps its own, as `CONTINUED` lists.
 
         Raises RunFolderError where it was begun with filler, and ``layout`` has none or this version has another kind.
         """

@@ -1,9 +1,10 @@
 """Calibration of a finished classifier on the data of a run, without test labels.
 
 A classifier's predictions on its own training texts say nothing about its calibration. The mean confidence of one of
-synthetic texts, on candidates that it was not trained on, is made equal to that of the annotators. Where these leave
-shots out, they are weighted on them, so their confidence is based on labels. The training targets of a classifier of
-probabilities are not used: they are more confident than the annotators, and say nothing about their accuracy
+synthetic texts, on candidates that it was not trained on, is made equal to that of the annotators where these are less
+confident. It is never made more confident, because annotators that see the shots overestimate themselves. Where they
+leave shots out, they are weighted on them, so their confidence is based on labels. The training targets of a classifier
+of probabilities are not used: they are more confident than the annotators, and say nothing about their accuracy
 (docs/training-log.md has the measurements).
 
 One that was trained on the shots alone is less accurate than the annotators. Its mean confidence on candidates is made
@@ -63,7 +64,7 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     num_shots: int = 0  # that the temperature was fitted on, or
     num_soft: int = 0  # candidates with probabilities, in files of earlier versions, or
-    num_read: int = 0  # candidates for which the mean confidence was made equal to that of the annotators, or
+    num_read: int = 0  # candidates for which the mean confidence was limited to that of the annotators, or
     num_estimated: int = 0  # candidates on which the annotators estimate its accuracy
     made_for: str = ""  # hash of `CalibrationItem.basis`; "" in files of earlier versions
     curve: CoverageCurve | None = None  # from the candidates
@@ -75,7 +76,7 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.num_shots:
             return f"{self.num_shots} shots that adapters were trained without"
         if self.num_read:
-            return f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
+            return f"{self.num_read} candidates that it did not learn, to be no surer of them than its annotators"
         if self.num_estimated:
             return f"{self.num_estimated} candidates, to be as sure of them as the annotators say that it is right"
         return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
@@ -133,8 +134,8 @@ def calibration_of(
 ) -> CalibrationItem | None:
     """Return how to calibrate an adapter, on ``not_learnt`` texts and shots; None if there are too few of both.
 
-    ``compared``: its mean confidence is made equal to that of the annotators. ``estimated``: to the accuracy that they
-    estimate.
+    ``compared``: its mean confidence is limited to that of the annotators. ``estimated``: it is made equal to the
+    accuracy that they estimate.
     """
     item = CalibrationItem(
         adapter=adapter,
@@ -151,6 +152,7 @@ def calibration_of(
 def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
     """Fit the temperature to the annotators' confidence on unseen candidates, or else to calibrators' on unseen shots.
 
+    That of the annotators is an upper limit: the temperature is at least 1.
     The result has a coverage curve and an out-of-scope rule if there are unseen candidates.
     """
     if not item.unseen:
@@ -164,9 +166,8 @@ def calibrate(engine: Engine, item: CalibrationItem) -> CalibrationResult:
         calibrated = CalibrationResult(temperature=temperature, num_estimated=len(right))
     elif all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
-        calibrated = CalibrationResult(
-            temperature=match_confidence(unseen_scores, certainty), num_read=len(unseen_scores)
-        )
+        temperature = max(1.0, match_confidence(unseen_scores, certainty))
+        calibrated = CalibrationResult(temperature=temperature, num_read=len(unseen_scores))
     else:
         calibrated = _by_shots(engine, item)
 

@@ -17,6 +17,7 @@ from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import WITH_BASE, RunSettings
 from fourshot.pipeline.task import Example, Task
 from fourshot.pipeline.work_folder import (
+    CERTAIN,
     HELD_OUT,
     LONGER,
     OF_ANNOTATORS,
@@ -106,6 +107,7 @@ def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings,
         UNSHOWN: layout.show_shots != current.show_shots,
         HELD_OUT: is_auto and weights != "auto" and sees_shots,
         LONGER: sees_shots and trained_otherwise,
+        CERTAIN: layout.label_smoothing != current.label_smoothing and not settings.learns_soft,
     }
     changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
     return layout, changed, [note for note, differs in notes.items() if differs]

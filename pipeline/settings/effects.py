@@ -31,9 +31,10 @@ OF_PROBABILITIES = (  # as training targets
 OF_ANNOTATING = tuple(
     f"annotate.{name}"
     for name in AnnotateSettings.__struct_fields__
-    if name not in ("annotator", "wordings", "confidence")
+    if name not in ("annotator", "wordings", "confidence", "label_smoothing")
 )
 SELF_TRAINING = "annotate.self_training"
+SMOOTHING = "annotate.label_smoothing"
 OF_WRITING = ("generate", "variety", "sampling", "allow_short")
 OF_TRAINING = ("train", "wording", "verbalizer", "shot_weight", "calibrate")
 OF_ENGINE = ("prompt_style", "base_verbalizer", "align")
@@ -64,7 +65,7 @@ def unused_in_run(settings: RunSettings, *, has_unlabelled: bool) -> list[Unused
         if annotate.average == "first" and annotate.show_shots == "always":
             unused.append(Unused(["annotate.average"], "annotate.show_shots gives each adapter another prompt"))
     if settings.learns_soft:
-        unused.append(Unused([SELF_TRAINING], "training uses probabilities, not labels"))
+        unused.append(Unused([SELF_TRAINING, SMOOTHING], "training uses probabilities, not labels"))
     else:
         unused.append(Unused(OF_PROBABILITIES, "training uses labels, not probabilities"))
     return unused
@@ -78,6 +79,10 @@ def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
         yield Unused(["train.min_warmup_steps"], "train.warmup is 0")
     if settings.train.converged_steps and not settings.train.converged_loss:
         yield Unused(["train.converged_steps"], "train.converged_loss is 0")
+    if settings.train.label_smoothing:
+        yield Unused([SMOOTHING], "train.label_smoothing replaces it")
+    elif settings.learnt_verbalizer == "word":
+        yield Unused([SMOOTHING], "the labels are learnt as words or text")
     if settings.annotate.show_shots == "never":
         yield Unused(OF_SEQUENCES, "annotate.show_shots is 'never'")
 
@@ -87,7 +92,10 @@ def unused_in_corpus(settings: RunSettings) -> list[Unused]:
     annotator = settings.annotate.annotator
     who = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots"}.get(annotator)
     unused = [
-        Unused([*OF_TRAINING, *OF_PROBABILITIES, SELF_TRAINING, "test_limit"], "a corpus trains and measures nothing"),
+        Unused(
+            [*OF_TRAINING, *OF_PROBABILITIES, SELF_TRAINING, SMOOTHING, "test_limit"],
+            "a corpus trains and measures nothing",
+        ),
         *_ruled_out(settings),
         Unused(["unlabelled"], "a corpus contains only its own texts"),
         Unused([*OF_COMMITTEE, "annotate.wordings"], f"annotated by {who or 'nobody'}" + " alone" * bool(who)),
@@ -104,7 +112,7 @@ def unused_by_teacher(settings: RunSettings, *, writes: bool) -> list[Unused]:
     unused = [
         Unused(["unlabelled", "generate.per_class"], "--unlabelled and --generate determine the training texts"),
         Unused(
-            ["wording", "calibrate", "train.held_out", SELF_TRAINING, *OF_PROBABILITIES[:-1]],
+            ["wording", "calibrate", "train.held_out", SELF_TRAINING, SMOOTHING, *OF_PROBABILITIES[:-1]],
             "the classifier is a separate student",
         ),
     ]

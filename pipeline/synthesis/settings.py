@@ -112,6 +112,7 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     distribution_alignment: bool = False
     intended_odds: float = 20.0  # factor of the odds of the label that a text was generated for; 1: unchanged
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
+    label_smoothing: float = 0.1  # as train.label_smoothing, for the classifier that learns generated texts
     # Of each kind of annotator. held_out: fitted on shots that the annotators have not seen: every adapter leaves some
     # out. equal: every adapter is trained on all shots. auto: equal if all are adapters that see shots, else held_out.
     weights: Literal["auto", "equal", "held_out"] = "auto"
@@ -136,15 +137,15 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # With many classes no more than three times per_class, see `RunSettings.pool_per_class`.
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
     confidence: float = 0.0  # least probability of the label, 0 to 1
-    # With targets "agreement" only.
-    self_training: bool = False  # a first classifier annotates all texts again; its most confident labels are learnt
+    self_training: bool = False  # a first classifier annotates all texts again; its surest labels are learnt, as labels
     calibration: Literal["none", "contextual", "batch"] = "none"  # of the annotator icl
 
     def __post_init__(self) -> None:
-        if not 0 <= self.confidence <= 1 or self.num_adapters < 0 or self.folds < 0 or self.folds == 1:
+        are_shares = 0 <= self.confidence <= 1 and 0 <= self.label_smoothing < 1
+        if not are_shares or self.num_adapters < 0 or self.folds < 0 or self.folds == 1:
             raise InputError(
-                "confidence must be from 0 to 1, num_adapters at least 0, folds 0 or at least 2; got "
-                f"{self.confidence}, {self.num_adapters} and {self.folds}."
+                "confidence must be from 0 to 1, label_smoothing from 0 to below 1, num_adapters at least 0, folds 0 "
+                f"or at least 2; got {self.confidence}, {self.label_smoothing}, {self.num_adapters} and {self.folds}."
             )
         if self.pool_per_class < 2 or not 0 < self.fold_weight < math.inf or not self.wordings:
             raise InputError(
@@ -254,10 +255,12 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def classifier_training(self) -> LoraSettings:
-        """How a classifier is trained on synthetic texts."""
-        if not self.learns_soft:
+        """How a classifier is trained on synthetic texts. Smoothing needs labels of one token."""
+        if self.learns_soft:
+            return msgspec.structs.replace(self.train, num_epochs=self.annotate.soft_epochs)
+        if self.train.label_smoothing or self.learnt_verbalizer != "token":
             return self.train
-        return msgspec.structs.replace(self.train, num_epochs=self.annotate.soft_epochs)
+        return msgspec.structs.replace(self.train, label_smoothing=self.annotate.label_smoothing)
 
     @property
     def mixed_share(self) -> float:

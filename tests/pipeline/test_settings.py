@@ -193,10 +193,10 @@ class Trainer:
         verbalizer: Verbalizer = "word",
         **_: Any,
     ) -> TrainingResult:
-        steps, learnt = settings.planned_steps(len(examples), len(labels)), (verbalizer, settings.converged_loss)
+        steps = settings.planned_steps(len(examples), len(labels))
+        learnt = (verbalizer, settings.converged_loss, settings.label_smoothing)
         Trainer.heard.append([list(examples), list(held_out), list(labels), learnt, seed, steps])
-        name = f"{prefix}-{len(Trainer.heard)}"
-        (out_dir / name).mkdir(parents=True)
+        (out_dir / (name := f"{prefix}-{len(Trainer.heard)}")).mkdir(parents=True)
         (out_dir / name / "adapter_config.json").write_text('{"r": 8}')
         factors = {"one.lora_A.weight": np.zeros((8, 1)), "one.lora_B.weight": np.zeros((1, 8))}
         save_file(factors, out_dir / name / "adapter_model.safetensors")

@@ -83,13 +83,15 @@ def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_s
     assert calibrate(SureEngine(), item(tmp_path)).temperature < calibrated.temperature  # type: ignore[arg-type]
 
 
-def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path: Path) -> None:
+def test_one_of_synthetic_texts_is_on_average_no_surer_than_its_annotators(tmp_path: Path) -> None:
     read = [HeldOutCandidate(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
     engine: Any = SureEngine()
     calibrated = calibrate(engine, item(tmp_path, *read))
     assert calibrate(engine, item(tmp_path, *read, calibrators=False)) == calibrated, "of probabilities"
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)
-    assert calibrated.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
+    assert calibrated.basis == "20 candidates that it did not learn, to be no surer of them than its annotators"
+    surer = [msgspec.structs.replace(text, certainty=0.9999) for text in read]
+    assert calibrate(engine, item(tmp_path, *surer)).temperature == 1, "and never surer than it is"
     assert {name for name, _ in engine.questions} == {"own"}, (
         "calibrators say by how much shorter trainings are too sure"
     )

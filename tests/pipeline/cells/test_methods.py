@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+import fourshot
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.cells.methods import METHODS
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
@@ -97,9 +98,24 @@ def test_only_in_context_methods_show_examples_in_the_prompt() -> None:
         (AnnotateSettings, {"folds": 0, "num_adapters": 0}, "there is no annotator"),
         (AnnotateSettings, {"fold_weight": 0.0}, "fold_weight above 0"),
         (AnnotateSettings, {"confidence": 1.5}, "confidence must be from 0 to 1"),
+        (AnnotateSettings, {"label_smoothing": 1.0}, "label_smoothing from 0 to below 1"),
         (GenerateSettings, {"draws_per_round": 0}, r"draws_per_round must be at least 1; got 0"),
     ],
 )
 def test_a_setting_out_of_bounds_is_refused_by_name(kind: type, wrong: dict[str, float], names: str) -> None:
     with pytest.raises(InputError, match=names):
         kind(**wrong)
+
+
+def test_labels_of_generated_texts_are_smoothed_unless_they_are_words_or_probabilities() -> None:
+    """Those of real texts and of the annotators' trainings are not."""
+
+    def smoothing(preset: str = "default", **values: float | str) -> tuple[float, float]:
+        changes = {name.replace("__", "."): value for name, value in values.items()}
+        settings = fourshot.settings(changes, preset)
+        return settings.train.label_smoothing, settings.classifier_training.label_smoothing
+
+    assert smoothing() == (0, 0.1)
+    assert smoothing("soft") == smoothing("paper") == smoothing(verbalizer="word") == (0, 0)
+    assert smoothing(annotate__label_smoothing=0.0) == (0, 0)
+    assert smoothing(train__label_smoothing=0.3) == (0.3, 0.3)

@@ -222,7 +222,7 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
         new.layout(plain)
     assert new.layout(Layout.now(True)) == earlier_aligned, "and it knew no annotators that see shots"
     new.write("manifest.json", {"settings": {"align": True, "annotate": {"show_shots": "auto", "weights": "auto"}}})
-    trained_as_before = {"converged_loss": 0.0, "sequences_per_step": 2}
+    trained_as_before = {"converged_loss": 0.0, "sequences_per_step": 2, "label_smoothing": 0.0}
     assert new.layout(Layout.now(True)) == msgspec.structs.replace(Layout.now(True), **trained_as_before)
     annotate = msgspec.to_builtins(AnnotateSettings())
     new.write("manifest.json", {"settings": {"align": True, "annotate": annotate}})

@@ -105,7 +105,7 @@ def test_the_classifiers_are_calibrated_the_same(undisturbed: Path, killed: Kill
     resumed, expected = (sorted(folder.glob(f"adapters/*/*/{CALIBRATED_FILE}")) for folder in (killed[0], undisturbed))
     assert [file.read_bytes() for file in resumed] == [file.read_bytes() for file in expected] and len(resumed) == 2
     card = load_card(find_adapter(undisturbed))
-    assert card.calibrated_on.endswith("candidates that it did not learn, to be as sure of them as its annotators")
+    assert card.calibrated_on.endswith("candidates that it did not learn, to be no surer of them than its annotators")
     results = [read_json(file, CalibrationResult) for file in expected]
     assert {(result.num_read > 0, result.num_estimated > 0) for result in results} == {(True, False), (False, True)}
     assert card.scores and card.scores.ece_before is not None

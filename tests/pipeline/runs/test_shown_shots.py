@@ -15,7 +15,7 @@ from fourshot.pipeline.runs.plan import remaining_work, teaching_work
 from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from fourshot.pipeline.work_folder import LAYOUT_FILE, MANIFEST_FILE
+from fourshot.pipeline.work_folder import CERTAIN, LAYOUT_FILE, MANIFEST_FILE
 from tests.pipeline.forecasts.machine_speeds import SPEED
 from tests.pipeline.runs.prepared_experiments import METHODS, MODEL, experiment_with_texts, finish
 
@@ -34,7 +34,8 @@ def test_a_folder_of_an_earlier_version_goes_on_without_shots_in_these_prompts(t
     (old.root / LAYOUT_FILE).unlink(missing_ok=True)  # which earlier versions wrote only for filler
     again, messages = begun_again(old, tmp_path)
     assert messages == [
-        "notes: the folder was begun without shots in the annotators' prompts (show_shots), and continues without them"
+        "notes: the folder was begun without shots in the annotators' prompts (show_shots), and continues without them",
+        f"notes: {CERTAIN}",
     ]
     assert again.annotator_jobs(again.writers[0]) == old.annotator_jobs(old.writers[0])
 
@@ -74,6 +75,19 @@ def test_a_folder_whose_annotators_were_trained_to_the_planned_step_goes_on_with
     unlike = msgspec.structs.replace(old.settings, annotate=AnnotateSettings(folds=0, converged_loss=0.2))
     with pytest.raises(RunFolderError, match=r"annotate.converged_loss = 0.0, but this call sets 0.2.*--out"):
         Experiment(old.data, MODEL, unlike, METHODS, old.seeds, old.root)
+
+
+def test_a_folder_whose_classifier_learnt_labels_for_certain_goes_on_like_that(tmp_path: Path) -> None:
+    old = experiment_with_texts(tmp_path / "run", "fourshot", show_shots="auto", label_smoothing=0.0)
+    layout = old.root / LAYOUT_FILE
+    content = json.loads(layout.read_bytes())
+    del content["label_smoothing"]
+    layout.write_text(json.dumps(content))
+    again, messages = begun_again(old, tmp_path)
+    assert messages == [f"notes: {CERTAIN}"]
+    assert again.writers[0].settings.classifier_training.label_smoothing == 0
+    new = experiment_with_texts(tmp_path / "new", "fourshot", show_shots="auto")
+    assert new.writers[0].settings.classifier_training.label_smoothing == AnnotateSettings().label_smoothing > 0
 
 
 def test_annotators_that_see_shots_are_trained_and_queried_with_prompts_of_both(tmp_path: Path) -> None:
