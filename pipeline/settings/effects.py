@@ -81,6 +81,8 @@ def _ruled_out(settings: RunSettings) -> Iterator[Unused]:
         yield Unused(["train.converged_steps"], "train.converged_loss is 0")
     if settings.train.label_smoothing:
         yield Unused([SMOOTHING], "train.label_smoothing replaces it")
+    elif settings.train.converged_loss:
+        yield Unused([SMOOTHING], "train.converged_loss ends a training before it is certain")
     elif settings.learnt_verbalizer == "word":
         yield Unused([SMOOTHING], "the labels are learnt as words or text")
     if settings.annotate.show_shots == "never":

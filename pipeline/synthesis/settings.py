@@ -255,10 +255,10 @@ class RunSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def classifier_training(self) -> LoraSettings:
-        """How a classifier is trained on synthetic texts. Smoothing needs labels of one token."""
+        """How a classifier is trained on synthetic texts. Smoothing needs labels of one token, and bounds the loss."""
         if self.learns_soft:
             return msgspec.structs.replace(self.train, num_epochs=self.annotate.soft_epochs)
-        if self.train.label_smoothing or self.learnt_verbalizer != "token":
+        if self.train.label_smoothing or self.train.converged_loss or self.learnt_verbalizer != "token":
             return self.train
         return msgspec.structs.replace(self.train, label_smoothing=self.annotate.label_smoothing)
 

@@ -52,6 +52,13 @@ def test_a_run_tells_what_nobody_reads() -> None:
         "annotate.calibration (only for annotate.annotator 'icl')"
     )
     assert told_in_run(unlabelled__mode="instead", has_unlabelled=True) == ""
+    for values, why in (
+        ({"train__label_smoothing": 0.2}, "train.label_smoothing replaces it"),
+        ({"train__converged_loss": 0.1}, "train.converged_loss ends a training before it is certain"),
+        ({"verbalizer": "word"}, "the labels are learnt as words or text"),
+    ):
+        told = told_in_run(annotate__label_smoothing=0.3, **values)
+        assert told == f"settings without effect here: annotate.label_smoothing ({why})"
     assert told_in_run(variety__mixed=1, annotate__soft_epochs=2, annotate__fold_weight=1.0) == (
         "settings without effect here: annotate.fold_weight (annotate.folds is 0); variety.mixed, annotate.soft_epochs "
         "(training uses labels, not probabilities)"

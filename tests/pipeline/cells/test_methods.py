@@ -119,3 +119,4 @@ def test_labels_of_generated_texts_are_smoothed_unless_they_are_words_or_probabi
     assert smoothing("soft") == smoothing("paper") == smoothing(verbalizer="word") == (0, 0)
     assert smoothing(annotate__label_smoothing=0.0) == (0, 0)
     assert smoothing(train__label_smoothing=0.3) == (0.3, 0.3)
+    assert smoothing(train__converged_loss=0.05) == (0, 0), "a loss that smoothed labels would never reach"
