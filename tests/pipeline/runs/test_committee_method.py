@@ -18,7 +18,7 @@ from fourshot.pipeline.rows.examples import load_split
 from fourshot.pipeline.runs.compare import ComparisonRequest, do_comparison
 from fourshot.pipeline.runs.run import RUN_METHODS
 from fourshot.pipeline.synthesis.evidence import PROBABILITY_FLOOR, KindEvidence
-from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS, WITH_BASE, AnnotateSettings, GenerateSettings, RunSettings
 from tests.pipeline.runs.whole_runs import WholeRuns, texts_of
 from tests.pipeline.test_settings import Listener
 
@@ -110,7 +110,8 @@ def test_all_annotators_read_every_text_also_those_in_context_and_where_an_avera
     compared(runs, tmp_path / "averaging", "committee", settings=averaging)
     asked = readings(runs)
     assert len({adapter for _, adapter, _ in asked}) == 4 and all(adapter for _, adapter, _ in asked)
-    soft = msgspec.structs.replace(PRESETS["soft"], k=2, generate=SETTINGS.generate, allow_short=True)
+    annotate = msgspec.structs.replace(PRESETS["soft"].annotate, **WITH_BASE)
+    soft = msgspec.structs.replace(SETTINGS, k=2, annotate=annotate, allow_short=True)
     compared(runs, tmp_path / "soft", "committee", settings=soft)
     with_shots = {prompt for prompt, adapter, _ in readings(runs) if not adapter and prompt.count("Label:") == 5}
     assert len(with_shots) == 3 * 2, "three orders of four shots, two texts"
