@@ -102,14 +102,14 @@ def with_layout(settings: RunSettings, root: Path) -> tuple[Layout, RunSettings,
     annotate = msgspec.structs.replace(settings.annotate, weights=weights, **of_annotators)
     sees_shots = layout.show_shots != "never"
     trained_otherwise = any(getattr(layout, name) != getattr(current, name) for name in OF_SEQUENCES)
+    changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
     notes = {
         UNALIGNED: layout.align != settings.align,
         UNSHOWN: layout.show_shots != current.show_shots,
         HELD_OUT: is_auto and weights != "auto" and sees_shots,
         LONGER: sees_shots and trained_otherwise,
-        CERTAIN: layout.label_smoothing != current.label_smoothing and not settings.learns_soft,
+        CERTAIN: changed.classifier_training != settings.classifier_training,
     }
-    changed = msgspec.structs.replace(settings, align=layout.align, annotate=annotate)
     return layout, changed, [note for note, differs in notes.items() if differs]
 
 

@@ -6,6 +6,7 @@ from fourshot.pipeline.cells.methods import METHODS, Method
 from fourshot.pipeline.settings.effects import (
     OF_TRAINING,
     OF_WRITING,
+    SMOOTHING,
     Unused,
     changed_names,
     is_of,
@@ -33,7 +34,8 @@ def _unused_by(method: Method, settings: RunSettings) -> Iterator[Unused]:
     own = method.settings(settings)
     yield Unused(list(changed_names(own, [settings])), "the compared methods have their own values")
     if method.annotators_of:
-        of_texts = ["wording", "calibrate", "annotate.average", *(() if own.annotate.has_pool else OF_WRITING)]
+        of_texts = ["wording", "calibrate", "annotate.average", SMOOTHING]
+        of_texts += () if own.annotate.has_pool else OF_WRITING
         yield Unused(of_texts, "no compared method learns texts")
     if method.has_annotators:
         yield from unused_in_run(own, has_unlabelled=False)

@@ -137,7 +137,7 @@ class AnnotateSettings(Typed, frozen=True, kw_only=True, forbid_unknown_fields=T
     # With many classes no more than three times per_class, see `RunSettings.pool_per_class`.
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
     confidence: float = 0.0  # least probability of the label, 0 to 1
-    self_training: bool = False  # a first classifier annotates all texts again; its surest labels are learnt, as labels
+    self_training: bool = False  # with labels: a first classifier annotates all texts again; its surest are learnt
     calibration: Literal["none", "contextual", "batch"] = "none"  # of the annotator icl
 
     def __post_init__(self) -> None:

@@ -110,6 +110,8 @@ def test_a_comparison_tells_what_none_of_its_methods_uses(tmp_path: Path, monkey
     assert told(["committee"], train__r=4, annotate__average="first", generate__per_class=9).endswith(
         "here: generate.per_class, annotate.average (no compared method learns texts)"
     )
+    assert told(["committee"], annotate__label_smoothing=0.2).endswith("(no compared method learns texts)")
+    assert told(["unfiltered", "lora"], annotate__label_smoothing=0.2) == ""
     assert told(["committee", "fourshot"], annotate__average="first", generate__per_class=9, wording="bare") == ""
     assert told(["icl", "unfiltered"], annotate__num_adapters=2).endswith("(not used by any compared method)")
     assert told(["fourshot"], annotate__fold_weight=1.0).endswith("annotate.fold_weight (annotate.folds is 0)")
